@@ -1,0 +1,46 @@
+"""The one exception tree of msapp; every class carries the exit code it causes.
+
+A message says what is wrong, where, and what to do about it:
+``sub-02 ses-1 FLAIR: 3 volumes found, one is needed. Name it with --bids-filter-file.``
+"""
+
+from __future__ import annotations
+
+EXIT_DONE = 0
+EXIT_SOME_FAILED = 1
+
+
+class MsappError(Exception):
+    """Any failure msapp explains by itself, without a traceback."""
+
+    exit_code = 70
+
+
+class UsageError(MsappError):
+    """The command line asks for something that cannot be (wrong folder, unknown label)."""
+
+    exit_code = 2
+
+
+class InputError(MsappError):
+    """The input data cannot be processed (missing contrast, broken file)."""
+
+    exit_code = 65
+
+
+class MissingDependencyError(MsappError):
+    """A model or a program that was asked for is not installed."""
+
+    exit_code = 69
+
+
+class InternalError(MsappError):
+    """msapp broke one of its own rules; always worth a bug report."""
+
+    exit_code = 70
+
+
+class InterruptedRunError(MsappError):
+    """The run was stopped by SIGINT or SIGTERM."""
+
+    exit_code = 130

@@ -1,0 +1,111 @@
+"""Everything a run was asked to do, as one frozen object that travels as an argument."""
+
+from __future__ import annotations
+
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msapp.errors import UsageError
+
+Level = Literal['participant', 'group']
+Task = Literal['lesions', 'enhancement', 'longitudinal', 'cord', 'filling']
+
+
+class Settings(BaseModel):
+    """The settings of one run; see ``msapp --help`` for what each does.
+
+    Examples
+    --------
+    >>> Settings(bids_dir='/bids', output_dir='/out', levels=('participant',)).tasks
+    ('lesions', 'longitudinal')
+    """
+
+    model_config = ConfigDict(frozen=True, extra='forbid')
+
+    bids_dir: Path
+    output_dir: Path
+    levels: tuple[Level, ...]
+
+    participant_label: tuple[str, ...] = ()
+    session_label: tuple[str, ...] = ()
+    bids_filter_file: Path | None = None
+    bids_database_dir: Path | None = None
+    skip_bids_validation: bool = False
+    derivatives: tuple[Path, ...] = ()
+
+    tasks: tuple[Task, ...] = ('lesions', 'longitudinal')
+    lesion_model: str = 'threshold'
+    brain_extraction: Literal['network', 'bet', 'template'] = 'template'
+    output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
+    mc_samples: int = Field(default=0, ge=0)
+    explain: bool = False
+
+    work_dir: Path | None = None
+    nprocs: int | None = Field(default=None, ge=1)
+    omp_nthreads: int | None = Field(default=None, ge=1)
+    mem_gb: float | None = Field(default=None, gt=0)
+    low_mem: bool = False
+    device: Literal['auto', 'cpu', 'cuda'] = 'auto'
+    gpus: int = Field(default=0, ge=0)
+    use_plugin: Path | None = None
+    random_seed: int = 0
+
+    reports_only: bool = False
+    boilerplate_only: bool = False
+    dry_run: bool = False
+    stop_on_first_crash: bool = False
+    clean_workdir: bool = False
+    resource_monitor: bool = False
+    write_graph: bool = False
+    sloppy: bool = False
+
+    @property
+    def work_path(self) -> Path:
+        """Folder of intermediate files: ``--work-dir``, else ``work`` inside the output."""
+        return self.work_dir or self.output_dir / 'work'
+
+    def to_toml(self) -> str:
+        """Return the settings as TOML that ``--config-file`` reads back."""
+        import tomli_w
+
+        values = self.model_dump(mode='json', exclude_none=True)
+        return tomli_w.dumps({key.replace('_', '-'): value for key, value in values.items()})
+
+
+def load_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file; keys may use hyphens as on the command line.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read or is not TOML.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        raise UsageError(f'{path}: cannot read the settings file ({error.strerror}).') from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f'{path}: not a valid TOML settings file: {error}.') from error
+    return {key.replace('-', '_'): value for key, value in values.items()}
+
+
+def make_settings(values: dict[str, Any]) -> Settings:
+    """Validate ``values``, naming every wrong one by its command-line flag.
+
+    Raises
+    ------
+    UsageError
+        If a setting is unknown or out of range.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = '; '.join(
+            f'--{"-".join(str(part) for part in item["loc"]).replace("_", "-")}: {item["msg"]}'
+            for item in error.errors()
+        )
+        raise UsageError(f'{problems}. See {Path(sys.argv[0]).name} --help.') from error
