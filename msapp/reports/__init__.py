@@ -1,1 +1,1 @@
-
+"""Figures and HTML reports made from what is on disk."""

@@ -1,1 +1,1 @@
-
+"""Tables of visits, lesions and changes, and what is computed from them."""

@@ -1,1 +1,1 @@
-
+"""Heads, contrasts, lesions and scanner artefacts made from nothing fetched."""

@@ -1,0 +1,182 @@
+"""What was run, with what, and what came of it: the record in ``logs/<run>/``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shlex
+import uuid
+from collections.abc import Iterable, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Protocol
+
+from msapp import __version__
+from msapp.settings import Settings
+
+# The libraries whose version can change a result.
+LIBRARIES = (
+    'antspyx',
+    'matplotlib',
+    'monai',
+    'nibabel',
+    'nilearn',
+    'nipype',
+    'nitransforms',
+    'numpy',
+    'pandas',
+    'pybids',
+    'pydantic',
+    'scikit-image',
+    'scipy',
+    'statsmodels',
+    'torch',
+)
+SUMMARY_COLUMNS = (
+    'participant_id',
+    'status',
+    'exit_code',
+    'steps_total',
+    'steps_run',
+    'steps_reused',
+    'wall_s',
+    'failed_step',
+    'error',
+)
+NOT_AVAILABLE = 'n/a'
+
+
+class LimitsLike(Protocol):
+    """CPUs and memory a run was given; see `msapp.resources.Limits`."""
+
+    @property
+    def n_cpus(self) -> int:
+        """Whole CPUs."""
+
+    @property
+    def memory_gb(self) -> float:
+        """Memory, GB of 2**30 bytes."""
+
+
+class OutcomeLike(Protocol):
+    """What came of one participant; see `msapp.engine.run.Outcome`."""
+
+    @property
+    def participant(self) -> str:
+        """Label, as ``sub-01``."""
+
+    @property
+    def status(self) -> str:
+        """``done``, ``failed`` or ``not run``."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code this participant alone would cause; 0 when done."""
+
+    @property
+    def steps_total(self) -> int:
+        """Steps in its graph."""
+
+    @property
+    def steps_run(self) -> int:
+        """Steps run to their end this time."""
+
+    @property
+    def steps_reused(self) -> int:
+        """Steps whose result was taken from the work folder."""
+
+    @property
+    def wall_s(self) -> float:
+        """Time from its first step to its last, s."""
+
+    @property
+    def failed_step(self) -> str | None:
+        """The first step that failed."""
+
+    @property
+    def error(self) -> str | None:
+        """Why, in one or two lines."""
+
+
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old content or the new, never half of it.
+
+    The parent folder must exist.
+    """
+    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
+    try:
+        with temporary.open('x', encoding='utf-8') as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
+    with path.open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, msapp and its libraries; None for one not installed."""
+    found: dict[str, str | None] = {'python': platform.python_version(), 'msapp': __version__}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def write_run_record(
+    log_dir: Path, settings: Settings, argv: Sequence[str], limits: LimitsLike
+) -> None:
+    """Write ``settings.toml``, ``versions.json``, ``command.txt`` and ``limits.json``.
+
+    ``settings.toml`` repeats the run when given to ``--config-file``.
+    """
+    log_dir.mkdir(parents=True, exist_ok=True)
+    used = {'n_cpus': limits.n_cpus, 'memory_gb': round(limits.memory_gb, 3)}
+    atomic_write_text(log_dir / 'settings.toml', settings.to_toml())
+    atomic_write_text(log_dir / 'versions.json', json.dumps(versions(), indent=2) + '\n')
+    atomic_write_text(log_dir / 'command.txt', shlex.join(argv) + '\n')
+    atomic_write_text(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
+
+
+def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
+    """Write ``summary.tsv``, a line a participant, and return its path."""
+    lines = ['\t'.join(SUMMARY_COLUMNS)]
+    for outcome in outcomes:
+        cells = (
+            outcome.participant,
+            outcome.status,
+            outcome.exit_code,
+            outcome.steps_total,
+            outcome.steps_run,
+            outcome.steps_reused,
+            f'{outcome.wall_s:.1f}',
+            outcome.failed_step,
+            outcome.error,
+        )
+        lines.append('\t'.join(tsv_cell(cell) for cell in cells))
+    log_dir.mkdir(parents=True, exist_ok=True)
+    path = log_dir / 'summary.tsv'
+    atomic_write_text(path, '\n'.join(lines) + '\n')
+    return path
+
+
+def tsv_cell(value: object) -> str:
+    r"""Return a value as one TSV cell; BIDS writes a missing one as ``n/a``.
+
+    Examples
+    --------
+    >>> tsv_cell(None), tsv_cell('two\nlines')
+    ('n/a', 'two lines')
+    """
+    return NOT_AVAILABLE if value is None else ' '.join(str(value).split()) or NOT_AVAILABLE

@@ -1,0 +1,113 @@
+"""What all report pages share: the template environment, embedded pictures, table cells."""
+
+from __future__ import annotations
+
+import math
+from base64 import b64encode
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from msapp.stats.tables import MISSING, Columns, format_cell, write_atomic
+
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+NOT_MEASURED = 'not measured'
+UNIT_NAMES = {
+    'mL': 'ml',
+    'mm^3': 'mm³',
+    'day': 'days',
+    'arbitrary': '',
+    'count': '',
+    'robust standard deviations': 'robust SD',
+}
+HEADINGS = {
+    'acq_time': 'scan time',
+    'since_session': 'compared with',
+    'nawm_noise_fraction': 'noise in NAWM (fraction)',
+    'contrast_sd': 'contrast',
+}
+
+
+def show(value: Any) -> str:
+    """Return a value as a reader wants it: short numbers, ``not measured`` for what is missing.
+
+    Examples
+    --------
+    >>> [show(v) for v in (None, 'n/a', 3.0, 0.123456, 1402.34, -12.345, 'FLAIR')]
+    ['not measured', 'not measured', '3', '0.123', '1402.3', '-12.3', 'FLAIR']
+    """
+    cell = format_cell(value)
+    if cell == MISSING:
+        return NOT_MEASURED
+    if not isinstance(value, float):
+        return cell
+    if value == int(value):
+        return str(int(value))
+    decimals = 1 if abs(value) >= 10 else max(0, 2 - math.floor(math.log10(abs(value))))
+    return f'{value:.{min(decimals, 6)}f}'
+
+
+def heading(name: str) -> str:
+    """Return a column name in words: ``lesion_volume_ml`` becomes ``lesion volume``.
+
+    Examples
+    --------
+    >>> heading('lesion_volume_ml'), heading('x_mni_mm'), heading('T1w_alignment')
+    ('lesion volume', 'x MNI', 'T1w alignment')
+    """
+    if name in HEADINGS:
+        return HEADINGS[name]
+    words = name.split('_')
+    if words[-1] in {'ml', 'mm', 'mm3', 'days', 'id'}:
+        words = words[:-1]
+    return ' '.join({'mni': 'MNI', 'nawm': 'NAWM', 'sd': 'SD'}.get(word, word) for word in words)
+
+
+def unit(columns: Columns, name: str) -> str:
+    """Return the unit of a column as it is printed, empty for none."""
+    units = columns[name].get('Units', '')
+    return UNIT_NAMES.get(units, units)
+
+
+def png_data_uri(path: Path) -> str | None:
+    """Return a PNG file as a ``data:`` address; None if it is absent or no PNG."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    return encode_png(data) if data.startswith(PNG_SIGNATURE) else None
+
+
+def encode_png(data: bytes) -> str:
+    """Return PNG bytes as a ``data:`` address."""
+    return f'data:image/png;base64,{b64encode(data).decode("ascii")}'
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """Return the template environment; everything is escaped unless it is `Markup`."""
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / 'templates'),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters.update(show=show, heading=heading)
+    made.globals.update(unit=unit)
+    return made
+
+
+def write_page(path: Path, template: str, **values: Any) -> Path:
+    """Fill ``template`` and write the page atomically."""
+    text = environment().get_template(template).render(**values)
+    write_atomic(path, text.encode('utf-8'))
+    return path
+
+
+def trusted(html: str) -> Markup:
+    """Mark HTML that msapp itself wrote as safe to embed; never for labels or file names."""
+    return Markup(html)

@@ -1,0 +1,327 @@
+"""The report of one participant: one page that opens anywhere, without a network.
+
+Figures and tables are gathered from the output folder, so a report is made of whatever is
+there: after a failure it says what was not made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from msapp.errors import InputError
+from msapp.reports.html import png_data_uri, trusted, write_page
+from msapp.stats.tables import CHANGES, LESIONS, VISITS, Columns, read_table
+
+# What a reader asks first comes first; how well it was measured follows.
+_FIRST = (
+    'acq_time',
+    'since_session',
+    'interval_days',
+    'lesion_count',
+    'lesion_volume_ml',
+    'largest_lesion_ml',
+    'candidate_count',
+    'candidate_volume_ml',
+    'brain_volume_ml',
+    'contrasts',
+)
+_HIDDEN = ('participant_id', 'session_id')
+SUMMARY_ROWS = (*_FIRST, *(name for name in VISITS if name not in (*_FIRST, *_HIDDEN)))
+LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
+CHANGE_COLUMNS = tuple(
+    name
+    for name in CHANGES
+    if name not in (*_HIDDEN, 'since_session', 'interval_days') and not name.startswith('patch_')
+)
+
+
+@dataclass(frozen=True)
+class VisitSection:
+    """What one visit brought: the images that were used, and what was left out and why.
+
+    ``found`` holds mappings with ``contrast``, ``file``, ``voxel_size_mm`` and ``note``.
+    """
+
+    session: str | None
+    acq_time: str | None
+    found: Sequence[Mapping[str, Any]] = ()
+    left_out: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class ParticipantReport:
+    """Everything in a report that is not on disk; ``methods_html`` is embedded as it is."""
+
+    participant: str
+    visits: tuple[VisitSection, ...]
+    errors: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    methods_html: str = ''
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """One figure of the page; ``uri`` is None where the file was not made."""
+
+    name: str
+    title: str
+    caption: str
+    uri: str | None
+
+
+@dataclass(frozen=True)
+class TableView:
+    """One table of the page; ``problem`` says why there are no rows to show."""
+
+    columns: Columns
+    names: tuple[str, ...]
+    rows: tuple[Mapping[str, Any], ...]
+    problem: str | None
+
+
+@dataclass(frozen=True)
+class PairView:
+    """A visit and the one before."""
+
+    since: str
+    flicker: tuple[FigureView, FigureView]
+    figures: tuple[FigureView, ...]
+    mosaic: FigureView
+    table: TableView
+
+
+@dataclass(frozen=True)
+class VisitView:
+    """One visit as the template reads it; ``key`` is a safe anchor."""
+
+    key: str
+    name: str
+    section: VisitSection
+    summary: Mapping[str, Any] | None
+    lesions: tuple[FigureView, ...]
+    lesion_table: TableView
+    viewer: str | None
+    quality: tuple[FigureView, ...]
+    mosaics: tuple[FigureView, ...]
+    pair: PairView | None
+
+
+CAPTIONS = {
+    'lesions': 'Look for lesions without an outline, and for outlines on normal bright tissue '
+    '(septum, choroid plexus, cortex, flow artefacts). Distrust the volumes where the brain '
+    'mask or the alignment below is wrong.',
+    'brain': 'The outline should follow the surface of the brain. Distrust volumes and lesions '
+    'where it cuts into the brain or takes in eyes, dura or neck.',
+    'alignment': 'Sulci and ventricles should run on across the tiles, and edges should lie on '
+    'the borders of the anatomy. Distrust everything that uses this contrast where both step '
+    'aside by more than a voxel.',
+    'mosaic': 'Look for motion (ghosts, blur), missing slices, strong shading and clipped '
+    'anatomy. Lesions cannot be trusted where you could not see them yourself.',
+    'before': 'Lesions that appear or grow blink; anatomy that stands still is well aligned. '
+    'Distrust the candidates where the whole head moves or its brightness jumps.',
+    'visits': 'Tiles alternate between the visits: structures should run on across them. '
+    'Distrust the candidates near any step.',
+    'candidates': 'Each pair shows the visit before and this one in the same window. Believe a '
+    'candidate only if the pictures differ inside the outline and agree around it.',
+    'candidatemosaic': 'All candidates on this visit. Many candidates along the cortex or the '
+    'ventricles point to misalignment or atrophy, not to new lesions.',
+}
+
+
+def _bids(label: str, prefix: str) -> str:
+    """Return a label with its prefix exactly once."""
+    return f'{prefix}-{label.removeprefix(f"{prefix}-")}'
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Names of the files of one visit."""
+
+    output_dir: Path
+    participant: str
+    session: str | None
+
+    @property
+    def stem(self) -> str:
+        return f'{self.participant}_{self.session}' if self.session else self.participant
+
+    def figure(self, description: str, contrast: str, title: str) -> FigureView:
+        """Read one figure; ``ceT1w`` is the post-contrast T1w."""
+        middle = f'desc-{description}_{contrast}'
+        if contrast == 'ceT1w':
+            middle = f'ce-gadolinium_desc-{description}_T1w'
+        name = f'{self.stem}_{middle}.png'
+        uri = png_data_uri(self.output_dir / self.participant / 'figures' / name)
+        return FigureView(name, title, CAPTIONS.get(description, ''), uri)
+
+    def viewer(self) -> str | None:
+        path = (
+            self.output_dir / self.participant / 'figures' / f'{self.stem}_desc-viewer_FLAIR.html'
+        )
+        try:
+            return path.read_text(encoding='utf-8')
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def table(self, description: str, columns: Columns, names: tuple[str, ...]) -> TableView:
+        """Read one table; a missing or broken one becomes a sentence."""
+        folder = self.output_dir / self.participant / (self.session or '') / 'anat'
+        path = folder / f'{self.stem}_desc-{description}_stats.tsv'
+        if not path.exists():
+            return TableView(columns, names, (), f'Not made: {path.name}.')
+        try:
+            frame = read_table(path)
+        except InputError as error:
+            return TableView(columns, names, (), f'{error} Run msapp again for this participant.')
+        absent = [name for name in names if name not in frame.columns]
+        if absent:
+            return TableView(
+                columns, names, (), f'{path.name}: columns {", ".join(absent)} are missing.'
+            )
+        return TableView(columns, names, tuple(_records(frame)), None)
+
+
+def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in frame.to_dict('records')]
+
+
+def _contrasts(section: VisitSection) -> tuple[str, list[str]]:
+    """Return the reference contrast and the others that were found."""
+    found = [str(item.get('contrast', '')) for item in section.found]
+    reference = 'T1w' if 'T1w' in found and 'FLAIR' not in found else 'FLAIR'
+    return reference, [
+        name for name in ('T1w', 'T2w', 'ceT1w') if name in found and name != reference
+    ]
+
+
+def _either(files: _Files, description: str, reference: str, title: str) -> FigureView:
+    """Read a figure on FLAIR or T1w: the expected contrast first, then the other one."""
+    expected = files.figure(description, reference, title)
+    other = files.figure(description, 'T1w' if reference == 'FLAIR' else 'FLAIR', title)
+    return other if expected.uri is None and other.uri is not None else expected
+
+
+def _present(
+    files: _Files, description: str, expected: Sequence[str], verb: str
+) -> list[FigureView]:
+    """Read a figure of every contrast; an absent one counts only where it was expected."""
+    names = {'ceT1w': 'post-contrast T1w'}
+    views = {
+        contrast: files.figure(description, contrast, verb.format(names.get(contrast, contrast)))
+        for contrast in ('FLAIR', 'T1w', 'T2w', 'ceT1w')
+    }
+    return [view for name, view in views.items() if view.uri is not None or name in expected]
+
+
+def _pair(files: _Files, since: str) -> PairView:
+    return PairView(
+        since=since,
+        flicker=(
+            files.figure('before', 'FLAIR', f'Before and after: {since} and this visit'),
+            files.figure('after', 'FLAIR', 'After'),
+        ),
+        figures=(
+            files.figure('candidates', 'FLAIR', 'The largest candidates'),
+            files.figure('visits', 'FLAIR', f'Alignment with {since}'),
+        ),
+        mosaic=files.figure('candidatemosaic', 'FLAIR', 'All candidates'),
+        table=files.table('changes', CHANGES, CHANGE_COLUMNS),
+    )
+
+
+def _since(summary: Mapping[str, Any] | None, previous: VisitView | None) -> str | None:
+    """Name of the visit before: from the table, else from the order of the visits."""
+    value = (summary or {}).get('since_session')
+    if isinstance(value, str) and value:
+        return value
+    return previous.name if previous is not None else None
+
+
+def _visit(
+    output_dir: Path,
+    participant: str,
+    number: int,
+    section: VisitSection,
+    previous: VisitView | None,
+) -> VisitView:
+    session = _bids(section.session, 'ses') if section.session else None
+    files = _Files(output_dir, participant, session)
+    summary_table = files.table('summary', VISITS, SUMMARY_ROWS)
+    summary = summary_table.rows[0] if len(summary_table.rows) == 1 else None
+    reference, others = _contrasts(section)
+    since = _since(summary, previous)
+    return VisitView(
+        key=f'visit-{number}',
+        name=session or 'the visit',
+        section=section,
+        summary=summary,
+        lesions=(_either(files, 'lesions', reference, 'Lesions'),),
+        lesion_table=files.table('lesions', LESIONS, LESION_COLUMNS),
+        viewer=files.viewer(),
+        quality=(
+            _either(files, 'brain', reference, 'Brain mask'),
+            *_present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
+        ),
+        mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),
+        pair=_pair(files, since) if since is not None else None,
+    )
+
+
+def _verdict(report: ParticipantReport, visits: Sequence[VisitView]) -> tuple[str, str]:
+    """Return the class and the sentence of the line at the top."""
+    unmeasured = [visit.name for visit in visits if visit.summary is None]
+    if report.errors:
+        return 'bad', f'Not complete: {_count(len(report.errors), "error")}. Results are partial.'
+    if unmeasured:
+        return 'bad', f'Not complete: no measures for {", ".join(unmeasured)}.'
+    if not visits:
+        return 'bad', 'Not complete: no visit was processed.'
+    if report.warnings:
+        return 'fair', f'Complete, with {_count(len(report.warnings), "warning")} to read first.'
+    return 'good', 'Complete, without a warning. Check the figures before using the numbers.'
+
+
+def _count(number: int, noun: str) -> str:
+    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
+
+
+def write_participant_report(output_dir: Path, report: ParticipantReport) -> Path:
+    """Write ``sub-X.html`` from the figures and tables that are on disk.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Root of the derivatives.
+    report : ParticipantReport
+        Visits in the order of time, errors, warnings, methods, versions and settings.
+
+    Returns
+    -------
+    Path
+        The page; it holds all its pictures and loads nothing.
+    """
+    participant = _bids(report.participant, 'sub')
+    visits: list[VisitView] = []
+    for number, section in enumerate(report.visits, start=1):
+        previous = visits[-1] if visits else None
+        visits.append(_visit(output_dir, participant, number, section, previous))
+    state, sentence = _verdict(report, visits)
+    return write_page(
+        output_dir / f'{participant}.html',
+        'participant.html.j2',
+        report=report,
+        participant=participant,
+        visits=visits,
+        state=state,
+        sentence=sentence,
+        columns=VISITS,
+        summary_rows=SUMMARY_ROWS,
+        methods=trusted(report.methods_html),
+    )

@@ -1,0 +1,118 @@
+"""The record of a run, and how a failure is put into words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+
+import pytest
+
+from msapp.engine.record import explain, step_label
+from msapp.errors import UsageError
+from msapp.logs import close_logging, setup_logging
+from msapp.provenance import atomic_write_text, sha256_file, write_run_record, write_summary
+from msapp.resources import Limits
+from msapp.settings import Settings, load_toml, make_settings
+
+
+@dataclass
+class Result:
+    participant: str = 'sub-01'
+    status: str = 'failed'
+    exit_code: int = 65
+    steps_total: int = 9
+    steps_run: int = 3
+    steps_reused: int = 2
+    wall_s: float = 12.34
+    failed_step: str | None = 'ses-1 n4'
+    error: str | None = 'two\nlines\tand a tab'
+
+
+def test_the_summary_has_one_clean_line_a_participant(tmp_path):
+    whole = Result('sub-02', 'done', 0, 9, 9, 0, 60.0, None, None)
+    lines = write_summary(tmp_path / 'new', [Result(), whole]).read_text().splitlines()
+    assert lines[0].split('\t')[:3] == ['participant_id', 'status', 'exit_code']
+    first = ['sub-01', 'failed', '65', '9', '3', '2', '12.3', 'ses-1 n4', 'two lines and a tab']
+    assert lines[1].split('\t') == first
+    assert lines[2].split('\t')[-2:] == ['n/a', 'n/a']
+
+
+def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
+    settings = Settings(bids_dir='/bids', output_dir='/out', levels=('participant',), mc_samples=5)
+    argv = ['msapp', '/my bids', '/out', 'participant']
+    write_run_record(tmp_path, settings, argv, Limits(4, 7.5))
+    assert make_settings(load_toml(tmp_path / 'settings.toml')) == settings
+    assert (tmp_path / 'command.txt').read_text() == "msapp '/my bids' /out participant\n"
+    assert json.loads((tmp_path / 'limits.json').read_text()) == {'n_cpus': 4, 'memory_gb': 7.5}
+    versions = json.loads((tmp_path / 'versions.json').read_text())
+    assert versions['nipype'].split('.')[0] == '1'
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / 'file.txt'
+    atomic_write_text(path, 'old')
+    with pytest.raises(UnicodeEncodeError):
+        atomic_write_text(path, 'new \ud800')
+    assert path.read_text() == 'old'
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):
+    path = tmp_path / 'data'
+    path.write_bytes(b'abc' * 100_000)
+    assert sha256_file(path) == hashlib.sha256(b'abc' * 100_000).hexdigest()
+
+
+def test_the_log_file_has_what_the_console_leaves_out(tmp_path, capsys):
+    logger = setup_logging(tmp_path / 'logs')
+    setup_logging(tmp_path / 'logs')  # twice must not write every line twice
+    logging.getLogger('msapp.any').debug('a detail')
+    logging.getLogger('msapp.any').info('a step')
+    close_logging(logger)
+    console = capsys.readouterr().err
+    assert console.count('a step') == 1
+    assert 'a detail' not in console
+    assert (tmp_path / 'logs' / 'msapp.log').read_text().count('a detail') == 1
+
+
+def test_a_log_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(UsageError, match='cannot write the log there'):
+        setup_logging(tmp_path / 'file' / 'logs')
+
+
+NESTED = """Traceback (most recent call last):
+  File "/a/worker.py", line 80, in run_task
+    node.run(updatehash=updatehash)
+nipype.pipeline.engine.nodes.NodeExecutionError: Exception raised while executing Node n4.
+
+Traceback:
+\tTraceback (most recent call last):
+\t  File "/a/core.py", line 402, in run
+\t    runtime = self._run_interface(runtime)
+\t              ^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+\t  File "/a/toy.py", line 3, in _run_interface
+\t    raise problem
+\t{raised}
+
+"""
+
+
+@pytest.mark.parametrize(
+    ('raised', 'expected'),
+    [
+        ('msapp.errors.InputError: one\n\tName: two', ('one\nName: two', 65)),
+        ('msapp.errors.MissingDependencyError: no model', ('no model', 69)),
+        ('msapp.errors.NoSuchError: odd', ('ses-1 n4: NoSuchError: odd', 70)),
+        ('ValueError: bad: value', ('ses-1 n4: ValueError: bad: value', 70)),
+        ('AssertionError', ('ses-1 n4: AssertionError', 70)),
+    ],
+)
+def test_a_failure_is_told_by_the_exception_that_was_raised(raised, expected):
+    assert explain('ses-1 n4', NESTED.replace('{raised}', raised)) == expected
+
+
+def test_a_step_is_named_by_the_workflows_around_it():
+    assert step_label(['ses_01_wf', 'midpoint_wf', 'rigid']) == 'ses-01 midpoint rigid'

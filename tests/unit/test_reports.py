@@ -1,0 +1,209 @@
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from msapp.reports.group import days_since_first, outliers, robust_z, write_group_report
+from msapp.reports.html import show
+from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
+from msapp.stats.tables import CHANGES, LESIONS, VISITS, collect_group, write_table
+
+ODD = '"><script>alert(1)</script>'
+EXTERNAL = re.compile(r'(?:src|srcset|data-src)\s*=\s*["\']?(?!data:)[^"\'> ]', re.I)
+
+
+def row(columns, **values):
+    return dict.fromkeys(columns) | values
+
+
+def summary(root, participant, session, **values):
+    name = f'{participant}_{session}'
+    folder = root / participant / session / 'anat'
+    keys = {'participant_id': participant, 'session_id': session}
+    write_table(folder / f'{name}_desc-summary_stats.tsv', [row(VISITS, **keys, **values)], VISITS)
+    return folder, keys
+
+
+def picture(root, name):
+    path = root / 'sub-01' / 'figures' / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros((2, 2), np.uint8)).save(path)
+
+
+def page_of(root, **values):
+    report = ParticipantReport(participant='01', **({'visits': ()} | values))
+    return write_participant_report(root, report).read_text()
+
+
+FLAIR = {'contrast': 'FLAIR', 'file': 'a.nii.gz', 'voxel_size_mm': '1 x 1 x 3', 'note': ''}
+
+
+def test_a_report_loads_nothing_and_links_only_where_methods_cite(tmp_path):
+    picture(tmp_path, 'sub-01_ses-1_desc-mosaic_FLAIR.png')
+    methods = '<p>N4 (<a href="https://doi.org/10.1109/TMI.2010.2046908">2010</a>).</p>'
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),), methods_html=methods)
+    assert 'data:image/png;base64,' in page
+    assert not EXTERNAL.search(page)
+    links = re.findall(r'href="([^"]*)"', page)
+    assert [link for link in links if not link.startswith('#')] == [
+        'https://doi.org/10.1109/TMI.2010.2046908'
+    ]
+    assert "default-src 'none'" in page
+    assert '@import' not in page
+    assert 'url(' not in page
+
+
+def test_every_link_inside_the_page_has_its_target(tmp_path):
+    page = page_of(tmp_path, visits=(VisitSection('1', None), VisitSection('2', None)))
+    targets = set(re.findall(r'id="([^"]+)"', page))
+    assert {link[1:] for link in re.findall(r'href="(#[^"]+)"', page)} <= targets
+
+
+def test_names_and_messages_are_escaped(tmp_path):
+    page = page_of(
+        tmp_path,
+        visits=(VisitSection(f'1{ODD.replace("/", "")}', ODD, ({'contrast': ODD},), (ODD,)),),
+        errors=(ODD,),
+        warnings=(ODD,),
+        versions={ODD: ODD},
+        settings={ODD: ODD},
+    )
+    assert '<script>alert' not in page
+    assert page.count('<script>') == 1
+
+
+def test_a_report_of_nothing_says_so_in_each_section(tmp_path):
+    page = page_of(
+        tmp_path, visits=(VisitSection('1', None), VisitSection('2', None)), errors=('no FLAIR',)
+    )
+    assert 'Not complete: 1 error.' in page
+    for name in (
+        'sub-01_ses-1_desc-lesions_FLAIR.png',
+        'sub-01_ses-1_desc-brain_FLAIR.png',
+        'sub-01_ses-2_desc-before_FLAIR.png',
+        'sub-01_ses-2_desc-candidates_FLAIR.png',
+        'sub-01_ses-2_desc-changes_stats.tsv',
+        'interactive viewer',
+    ):
+        assert re.search(rf'Not made:.*{re.escape(name)}', page), name
+
+
+def test_a_contrast_that_was_not_found_is_not_asked_for(tmp_path):
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
+    assert 'desc-mosaic_FLAIR.png' in page
+    assert 'desc-mosaic_T2w.png' not in page
+
+
+def test_a_visit_with_t1w_alone_is_read_on_t1w(tmp_path):
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR | {'contrast': 'T1w'},)),))
+    assert 'sub-01_ses-1_desc-lesions_T1w.png' in page
+    assert 'desc-alignment_T1w.png' not in page
+
+
+def test_a_broken_picture_is_not_embedded(tmp_path):
+    picture(tmp_path, 'sub-01_desc-brain_FLAIR.png')
+    (tmp_path / 'sub-01' / 'figures' / 'sub-01_desc-brain_FLAIR.png').write_bytes(b'half')
+    page = page_of(tmp_path, visits=(VisitSection(None, None, (FLAIR,)),))
+    assert re.search(r'Not made:.*sub-01_desc-brain_FLAIR.png', page)
+
+
+def test_missing_measures_read_not_measured_and_candidates_not_confirmed(tmp_path):
+    folder, keys = summary(
+        tmp_path, 'sub-01', 'ses-2', since_session='ses-1', lesion_volume_ml=3.21
+    )
+    change = row(CHANGES, **keys, candidate=1, volume_mm3=54)
+    write_table(folder / 'sub-01_ses-2_desc-changes_stats.tsv', [change], CHANGES)
+    write_table(folder / 'sub-01_ses-2_desc-lesions_stats.tsv', [], LESIONS)
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    assert '>3.21<' in page
+    assert '>not measured<' in page
+    assert 'Candidates are not confirmed new lesions.' in page
+    assert 'Changes: ses-2 since ses-1' in page
+    assert 'No lesion was found.' in page
+    assert 'Complete, without a warning' in page
+
+
+def test_a_broken_table_is_told_in_its_place(tmp_path):
+    folder, _ = summary(tmp_path, 'sub-01', 'ses-1')
+    (folder / 'sub-01_ses-1_desc-lesions_stats.tsv').write_text('lesion\nmany\n')
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
+    assert 'column lesion holds text' in page
+
+
+def test_the_viewer_page_cannot_leave_its_frame(tmp_path):
+    folder = tmp_path / 'sub-01' / 'figures'
+    folder.mkdir(parents=True)
+    (folder / 'sub-01_desc-viewer_FLAIR.html').write_text('<b title="x">viewer</b>')
+    page = page_of(tmp_path, visits=(VisitSection(None, None, (FLAIR,)),))
+    assert 'data-page="&lt;b title=&#34;x&#34;&gt;viewer&lt;/b&gt;"' in page
+    assert 'sandbox="allow-scripts"' in page
+
+
+@pytest.mark.parametrize(('value', 'text'), [(0.0, '0'), (0.00123456, '0.00123'), (99.96, '100.0')])
+def test_numbers_are_short(value, text):
+    assert show(value) == text
+
+
+def test_robust_z_of_a_known_sample():
+    # median 3, MAD 1: (100 - 3) / 1.4826
+    z = robust_z(np.array([1.0, 2, 3, 4, 100, np.nan]))
+    assert z[4] == pytest.approx(97 / 1.4826)
+    assert np.isnan(z[5])
+    assert robust_z(np.array([5.0, 5, 5, 9])).tolist() == [0, 0, 0, 0]
+    assert np.isnan(robust_z(np.array([np.nan]))).all()
+
+
+def test_fewer_than_five_visits_have_no_outliers():
+    values = pd.DataFrame({'brain_volume_ml': [1400.0, 1401, 1402, 5.0]})
+    assert not outliers(values, 'brain_volume_ml').any()
+    more = pd.DataFrame({'brain_volume_ml': [1400.0, 1401, 1402, 1403, 5.0]})
+    assert outliers(more, 'brain_volume_ml').tolist() == [False] * 4 + [True]
+
+
+def test_days_come_from_dates_or_from_the_chain_of_intervals():
+    visits = pd.DataFrame(
+        [
+            ('a', 'ses-1', '2020-01-01T08:00:00', None, np.nan),
+            ('a', 'ses-2', '2020-01-31T08:00:00', 'ses-1', 31.0),
+            ('b', 'ses-1', None, None, np.nan),
+            ('b', 'ses-10', None, 'ses-2', 5.0),
+            ('b', 'ses-2', None, 'ses-1', 10.0),
+            ('c', None, None, None, np.nan),
+        ],
+        columns=['participant_id', 'session_id', 'acq_time', 'since_session', 'interval_days'],
+    )
+    assert days_since_first(visits).tolist() == [0, 30, 0, 15, 10, 0]
+
+
+def test_a_group_of_one_draws_no_distribution(tmp_path):
+    summary(tmp_path, 'sub-01', 'ses-1', lesion_volume_ml=3.0, brain_volume_ml=1400.0)
+    page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    assert 'not a distribution' in page
+    assert 'too few to call an outlier' in page
+    assert '<img' not in page
+    assert '(no report)' in page
+
+
+def test_a_group_names_its_outlier_links_reports_and_lists_problems(tmp_path):
+    for number in range(1, 8):
+        volume = 640.0 if number == 4 else 1400.0 + number
+        summary(tmp_path, f'sub-0{number}', 'ses-1', lesion_volume_ml=3.0, brain_volume_ml=volume)
+    (tmp_path / 'sub-01.html').write_text('')
+    (tmp_path / 'sub-09').mkdir()
+    page = write_group_report(
+        tmp_path, collect_group(tmp_path), versions={'msapp': '1'}
+    ).read_text()
+    line = re.search(r'<tr>.*?sub-04.*?</tr>', page[page.index('id="visits"') :], re.S)[0]
+    assert 'brain volume' in line
+    assert 'href="sub-01.html"' in page
+    assert '1 outlier (red)' in page
+    assert 'sub-09_desc-summary_stats.tsv' in page
+    assert not EXTERNAL.search(page)
+
+
+def test_an_empty_group_is_a_page_too(tmp_path):
+    page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    assert '0 participants' in page
+    assert 'No visit was found.' in page

@@ -1,0 +1,179 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+from msapp.errors import InputError, InternalError
+from msapp.stats.tables import (
+    CHANGES,
+    LESIONS,
+    TEXT_COLUMNS,
+    VISITS,
+    collect_group,
+    read_table,
+    write_atomic,
+    write_group_tables,
+    write_table,
+)
+
+
+def row(columns, **values):
+    return dict.fromkeys(columns) | values
+
+
+def visit_files(root, participant='sub-01', session='ses-1', **values):
+    """Write the tables of one visit; a later visit has ``since_session`` in ``values``."""
+    name = f'{participant}_{session}' if session else participant
+    folder = root / participant / (session or '') / 'anat'
+    keys = {'participant_id': participant, 'session_id': session}
+    measures = {'lesion_count': 1, 'lesion_volume_ml': 2.5} | values
+    write_table(
+        folder / f'{name}_desc-summary_stats.tsv', [row(VISITS, **keys, **measures)], VISITS
+    )
+    lesion = row(LESIONS, **keys, lesion=1, volume_mm3=2500)
+    write_table(folder / f'{name}_desc-lesions_stats.tsv', [lesion], LESIONS)
+    if 'since_session' in values:
+        write_table(folder / f'{name}_desc-changes_stats.tsv', [], CHANGES)
+    return folder
+
+
+@pytest.mark.parametrize('columns', [VISITS, LESIONS, CHANGES])
+def test_every_measure_has_a_description_a_unit_and_a_source(columns):
+    for name, entry in columns.items():
+        assert entry['Description'].endswith('.')
+        assert entry['Source']
+        assert ('Units' in entry) == (name not in TEXT_COLUMNS), name
+
+
+def test_a_table_reads_back_as_written(tmp_path):
+    path = tmp_path / 'a_desc-summary_stats.tsv'
+    written = row(
+        VISITS,
+        participant_id='sub-01',
+        session_id='ses-007',
+        lesion_count=np.int64(3),
+        lesion_volume_ml=1234.56789,
+        brain_volume_ml=float('nan'),
+        contrasts=('FLAIR', 'T1w'),
+    )
+    write_table(path, [written], VISITS)
+    back = read_table(path).iloc[0]
+    assert back['session_id'] == 'ses-007'
+    assert back['contrasts'] == 'FLAIR,T1w'
+    assert back['lesion_count'] == 3
+    assert back['lesion_volume_ml'] == pytest.approx(1234.57)
+    assert math.isnan(back['brain_volume_ml'])
+    assert back['since_session'] is None
+    assert json.loads(path.with_suffix('.json').read_text()) == VISITS
+
+
+def test_missing_values_are_written_as_bids_asks(tmp_path):
+    path = tmp_path / 't.tsv'
+    columns = {name: {'Description': name} for name in 'abcd'}
+    write_table(path, [{'a': None, 'b': float('inf'), 'c': 'x\ty', 'd': True}], columns)
+    assert path.read_text() == 'a\tb\tc\td\nn/a\tn/a\tx y\ttrue\n'
+
+
+def test_labels_that_look_like_numbers_stay_text(tmp_path):
+    path = tmp_path / 't.tsv'
+    path.write_text('participant_id\tlesion\n01\t2\n')
+    table = read_table(path)
+    assert table['participant_id'].tolist() == ['01']
+    assert table['lesion'].tolist() == [2.0]
+
+
+def test_an_empty_table_has_its_header(tmp_path):
+    path = tmp_path / 't.tsv'
+    write_table(path, [], CHANGES)
+    assert path.read_text() == '\t'.join(CHANGES) + '\n'
+    assert len(read_table(path)) == 0
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'named'), [({'a': 1}, "missing columns ['b']"), ({'a': 1, 'b': 2, 'c': 3}, "['c']")]
+)
+def test_unknown_and_missing_columns_are_refused(tmp_path, wrong, named):
+    columns = {'a': {'Description': ''}, 'b': {'Description': ''}}
+    with pytest.raises(InternalError) as caught:
+        write_table(tmp_path / 't.tsv', [wrong], columns)
+    assert named in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_in_a_measure_is_refused_and_named(tmp_path):
+    path = tmp_path / 't.tsv'
+    path.write_text('lesion_volume_ml\nmany\n')
+    with pytest.raises(InputError, match='column lesion_volume_ml holds text'):
+        read_table(path)
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
+    path = tmp_path / 'a.txt'
+    write_atomic(path, b'old')
+    with pytest.raises(TypeError):
+        write_atomic(path, 'not bytes')
+    assert path.read_bytes() == b'old'
+    assert [item.name for item in tmp_path.iterdir()] == ['a.txt']
+
+
+def test_a_group_holds_every_visit_and_no_changes_is_fine(tmp_path):
+    visit_files(tmp_path)
+    visit_files(tmp_path, session='ses-2', since_session='ses-1', candidate_count=0)
+    visit_files(tmp_path, participant='sub-02', session=None)
+    tables = collect_group(tmp_path)
+    assert tables.problems == ()
+    assert tables.visits['session_id'].tolist() == ['ses-1', 'ses-2', None]
+    assert tables.visits['lesion_volume_ml'].dtype == float
+    assert len(tables.lesions) == 3
+    assert list(tables.changes.columns) == list(CHANGES)
+    assert len(tables.changes) == 0
+    assert tables.changes['volume_mm3'].dtype == float
+
+
+def test_one_broken_table_is_named_and_the_rest_is_kept(tmp_path):
+    visit_files(tmp_path)
+    broken = visit_files(tmp_path, participant='sub-02')
+    (broken / 'sub-02_ses-1_desc-summary_stats.tsv').write_bytes(b'\x00\xff\xfe garbage')
+    tables = collect_group(tmp_path)
+    assert tables.visits['participant_id'].tolist() == ['sub-01']
+    (problem,) = tables.problems
+    assert 'sub-02_ses-1_desc-summary_stats.tsv' in problem
+    assert 'Run msapp again' in problem
+
+
+def test_absent_tables_are_problems_only_where_they_were_due(tmp_path):
+    folder = visit_files(tmp_path)
+    (folder / 'sub-01_ses-1_desc-lesions_stats.tsv').unlink()
+    (tmp_path / 'sub-03').mkdir()
+    problems = collect_group(tmp_path).problems
+    assert len(problems) == 2
+    assert 'desc-lesions_stats.tsv: the table is missing' in problems[0]
+    assert 'sub-03_desc-summary_stats.tsv: the table is missing' in problems[1]
+
+
+def test_a_table_in_the_folder_of_another_participant_is_left_out(tmp_path):
+    folder = visit_files(tmp_path)
+    (tmp_path / 'sub-02' / 'ses-1').mkdir(parents=True)
+    folder.rename(tmp_path / 'sub-02' / 'ses-1' / 'anat')
+    for path in (tmp_path / 'sub-02' / 'ses-1' / 'anat').iterdir():
+        path.rename(path.with_name(path.name.replace('sub-01', 'sub-02')))
+    tables = collect_group(tmp_path)
+    assert len(tables.visits) == 0
+    assert any('does not match the folder sub-02' in problem for problem in tables.problems)
+
+
+def test_an_empty_output_gives_a_problem_and_empty_tables(tmp_path):
+    tables = collect_group(tmp_path)
+    assert 'Run msapp at participant level first' in tables.problems[0]
+    assert list(tables.visits.columns) == list(VISITS)
+
+
+def test_group_tables_round_trip(tmp_path):
+    visit_files(tmp_path)
+    tables = collect_group(tmp_path)
+    visits, lesions, changes = write_group_tables(tmp_path, tables)
+    assert visits.name == 'group_desc-visits_stats.tsv'
+    assert read_table(visits).equals(tables.visits)
+    assert read_table(lesions)['volume_mm3'].tolist() == [2500.0]
+    assert changes.with_suffix('.json').exists()
