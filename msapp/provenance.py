@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 import shlex
-import uuid
 from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Protocol
 
 from msapp import __version__
+from msapp.files import write_atomic
 from msapp.settings import Settings
 
 # The libraries whose version can change a result.
@@ -100,23 +99,6 @@ class OutcomeLike(Protocol):
         """Why, in one or two lines."""
 
 
-def atomic_write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old content or the new, never half of it.
-
-    The parent folder must exist.
-    """
-    temporary = path.with_name(f'.{path.name}.{uuid.uuid4().hex}.tmp')
-    try:
-        with temporary.open('x', encoding='utf-8') as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open('rb') as stream:
@@ -143,10 +125,10 @@ def write_run_record(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     used = {'n_cpus': limits.n_cpus, 'memory_gb': round(limits.memory_gb, 3)}
-    atomic_write_text(log_dir / 'settings.toml', settings.to_toml())
-    atomic_write_text(log_dir / 'versions.json', json.dumps(versions(), indent=2) + '\n')
-    atomic_write_text(log_dir / 'command.txt', shlex.join(argv) + '\n')
-    atomic_write_text(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
+    write_atomic(log_dir / 'settings.toml', settings.to_toml())
+    write_atomic(log_dir / 'versions.json', json.dumps(versions(), indent=2) + '\n')
+    write_atomic(log_dir / 'command.txt', shlex.join(argv) + '\n')
+    write_atomic(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
 
 
 def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
@@ -167,7 +149,7 @@ def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
         lines.append('\t'.join(tsv_cell(cell) for cell in cells))
     log_dir.mkdir(parents=True, exist_ok=True)
     path = log_dir / 'summary.tsv'
-    atomic_write_text(path, '\n'.join(lines) + '\n')
+    write_atomic(path, '\n'.join(lines) + '\n')
     return path
 
 

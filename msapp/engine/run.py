@@ -169,7 +169,7 @@ def _make_plugin(use_plugin: Path | None, arguments: dict[str, Any]) -> Any:
 
 
 def _read_plugin_file(path: Path) -> tuple[str, dict[str, Any]]:
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))

@@ -37,30 +37,31 @@ class BrainExtraction:
 
     Attributes
     ----------
-    brain, white_matter, grey_matter : nibabel.Nifti1Image
+    brain, white_matter : nibabel.Nifti1Image
         Probabilities in [0, 1], in the world of the image (2 mm grid of its field of view).
     from_mni : (4, 4) ndarray
         World of MNI152NLin2009aSym to world of the image (RAS, mm), affine.
     similarity : float
         Normalised mutual information with the template inside its brain mask; a QC number.
+    was_stripped : bool
+        Whether the image was skull-stripped already.
     """
 
     brain: nib.Nifti1Image
     white_matter: nib.Nifti1Image
-    grey_matter: nib.Nifti1Image
     from_mni: np.ndarray
     similarity: float
+    was_stripped: bool
 
 
 @dataclass(frozen=True)
 class Template:
-    """The MNI template, its brain mask, dilated mask and tissue maps, at 2 mm."""
+    """The MNI template, its brain mask, dilated mask and white matter, at 2 mm."""
 
     image: nib.Nifti1Image
     brain: nib.Nifti1Image
     around_brain: nib.Nifti1Image
     white_matter: nib.Nifti1Image
-    grey_matter: nib.Nifti1Image
 
 
 def load_template() -> Template:
@@ -80,7 +81,6 @@ def load_template() -> Template:
         brain=geometry.like(mask, brain),
         around_brain=geometry.like(reach, brain),
         white_matter=datasets.load_mni152_wm_template(resolution=TEMPLATE_VOXEL_MM),
-        grey_matter=datasets.load_mni152_gm_template(resolution=TEMPLATE_VOXEL_MM),
     )
 
 
@@ -140,13 +140,23 @@ def _centre_of_mass(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     return nib.affines.apply_affine(image.affine, centre)
 
 
-def extract_brain(image: nib.spatialimages.SpatialImage, *, seed: int = 0) -> BrainExtraction:
+def extract_brain(
+    image: nib.Nifti1Image,
+    *,
+    given_mask: nib.spatialimages.SpatialImage | None = None,
+    warp_iterations: tuple[int, ...] = registration.WARP_ITERATIONS,
+    seed: int = 0,
+) -> BrainExtraction:
     """Find the brain in a head of any contrast with the MNI template.
 
     Parameters
     ----------
-    image : nibabel image, 3-D
+    image : nibabel.Nifti1Image, 3-D
         Bias-corrected. An image that is skull-stripped already keeps its own mask.
+    given_mask : nibabel image, optional
+        A brain mask of the same head to use in place of the template's.
+    warp_iterations : tuple of int
+        Iterations of the deformable step, from coarse to fine.
     seed : int
         Seed of the registration's sampling.
 
@@ -162,28 +172,33 @@ def extract_brain(image: nib.spatialimages.SpatialImage, *, seed: int = 0) -> Br
     template = load_template()
     from_mni = _affine_from_template(template, image, seed)
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
-    near_brain = geometry.resample_mask(template.around_brain, head, np.linalg.inv(from_mni))
-    brain, white, grey = registration.warp_to_fixed(
+    to_mni = np.linalg.inv(from_mni)
+    brain, white = registration.warp_to_fixed(
         head,
         template.image,
-        [template.brain, template.white_matter, template.grey_matter],
-        initial=np.linalg.inv(from_mni),
-        mask=near_brain,
+        [template.brain, template.white_matter],
+        initial=to_mni,
+        mask=geometry.resample_mask(template.around_brain, head, to_mni),
+        iterations=warp_iterations,
         seed=seed,
     )
-    if is_skull_stripped(image):
-        given = ndimage.binary_fill_holes(np.asanyarray(image.dataobj) != 0)
-        brain = geometry.resample(geometry.like(given.astype(np.float32), image), head)
+    was_stripped = is_skull_stripped(image)
+    if given_mask is None and was_stripped:
+        own = ndimage.binary_fill_holes(np.asanyarray(image.dataobj) != 0)
+        given_mask = geometry.like(own, image)
+    if given_mask is not None:
+        given = (np.asanyarray(given_mask.dataobj) > 0).astype(np.float32)
+        brain = geometry.resample(geometry.like(given, given_mask), head)
     return BrainExtraction(
         brain=geometry.like(brain, head),
         white_matter=geometry.like(white * brain, head),
-        grey_matter=geometry.like(grey * brain, head),
         from_mni=from_mni,
         similarity=registration.normalized_mutual_information(
             np.asanyarray(template.image.dataobj),
             geometry.resample(image, template.image, from_mni),
             np.asanyarray(template.brain.dataobj) > 0,
         ),
+        was_stripped=was_stripped,
     )
 
 

@@ -15,6 +15,8 @@ from msapp.imaging import geometry
 BIAS_VOXEL_MM = 4.0
 BIAS_SPLINE_MM = 200
 BIAS_ITERATIONS = (20, 20, 10, 5)
+# Atlas probability from which white matter is certain enough to take intensities from.
+CERTAIN_WHITE_MATTER = 0.9
 # The median absolute deviation of a normal distribution times this is its standard deviation.
 MAD_TO_SD = 1.4826
 

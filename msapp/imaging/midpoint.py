@@ -143,7 +143,7 @@ def _register_to_mean(
             mask=mask_image,
             initial=matrix,
             voxel_mm=PAIR_VOXEL_MM,
-            iterations=(0, 100, 50),
+            iterations=(20, 100, 50),
             seed=seed,
         )
         for image, matrix in zip(images, to_visit, strict=True)

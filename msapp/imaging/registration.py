@@ -25,6 +25,8 @@ Kind = Literal['Rigid', 'Similarity', 'Affine']
 
 # Robust upper limit of intensities, so that fat or flow does not fill the histogram's bins.
 CLIP_PERCENTILE = 99.5
+# Of SyN, from coarse to fine; the finest level would cost most and gain nothing for a mask.
+WARP_ITERATIONS = (40, 30, 0)
 
 
 @contextmanager
@@ -149,7 +151,7 @@ def warp_to_fixed(
     *,
     initial: np.ndarray,
     mask: np.ndarray,
-    iterations: tuple[int, ...] = (40, 30, 0),
+    iterations: tuple[int, ...] = WARP_ITERATIONS,
     seed: int = 0,
 ) -> list[np.ndarray]:
     """Register ``moving`` to ``fixed`` by SyN after a linear map, and carry images along.
@@ -164,7 +166,7 @@ def warp_to_fixed(
     mask : (I, J, K) ndarray of bool
         Where, on the grid of ``fixed``, the images are compared.
     iterations : tuple of int
-        From coarse to fine; a last 0 leaves the finest level out, which costs most.
+        From coarse to fine; 0 leaves a level out.
 
     Returns
     -------

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from msapp.errors import InternalError
-from msapp.stats.tables import write_atomic
+from msapp.files import write_atomic
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

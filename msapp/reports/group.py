@@ -28,7 +28,7 @@ MOST_NAMED = 12  # names drawn in one strip; more would hide each other
 QUALITY = (
     'brain_volume_ml',
     'nawm_noise_fraction',
-    'mni_correlation',
+    'mni_alignment',
     'T1w_alignment',
     'T2w_alignment',
     'ceT1w_alignment',

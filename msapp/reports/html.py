@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from msapp.stats.tables import MISSING, Columns, format_cell, write_atomic
+from msapp.files import write_atomic
+from msapp.stats.tables import MISSING, Columns, format_cell
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 NOT_MEASURED = 'not measured'

@@ -14,7 +14,7 @@ import numpy as np
 
 from msapp.errors import InternalError
 from msapp.reports.canvas import LESION_COLOUR, Box, bounding_box, centre_of, check_shapes, scale
-from msapp.stats.tables import write_atomic
+from msapp.files import write_atomic
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

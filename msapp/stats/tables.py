@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from msapp.errors import InputError, InternalError
+from msapp.files import write_atomic
 
 MISSING = 'n/a'
 # Six significant digits keep 0.001 ml in a brain of 1,500 ml and 0.001 mm in a head.
@@ -120,20 +120,21 @@ VISITS: dict[str, Column] = {
         'arbitrary',
         '1.4826 * MAD / median of the reference image in normal-appearing white matter',
     ),
-    'mni_correlation': _column(
-        'Pearson correlation with the MNI152NLin2009aSym template inside the brain.',
+    'mni_alignment': _column(
+        'Alignment of the reference contrast with the MNI152NLin2009aSym template: normalised '
+        'mutual information inside the template brain, 1 (unrelated) to 2 (identical).',
         'arbitrary',
-        'image aligned to the template; low values point to a failed alignment',
+        '(H(A) + H(B)) / H(A, B), Studholme et al., Pattern Recognition 1999;32:71-86',
     ),
     'T1w_alignment': _alignment('T1w'),
     'T2w_alignment': _alignment('T2w'),
     'ceT1w_alignment': _alignment('post-contrast T1w'),
     **_INTERVAL,
     'visit_motion_mm': _column(
-        'Mean displacement of the brain between this visit and the one before after the rigid '
-        'alignment; large values point to a failed alignment or to distortion.',
+        'Mean displacement of the brain left between this visit and the one before after the '
+        'rigid alignment; large values point to a failed alignment or to distortion.',
         'mm',
-        'affine between the visits, averaged over the brain mask',
+        'affine between the visits against the rigid maps, averaged over the brain mask',
     ),
     'visit_correlation': _column(
         'Pearson correlation of the FLAIR with the FLAIR of the visit before, inside the brain.',
@@ -164,7 +165,7 @@ LESIONS: dict[str, Column] = {
         'reference image, SD as 1.4826 * MAD of normal-appearing white matter',
     ),
     'depth_mm': _column(
-        'Distance of the centre to the brain surface.', 'mm', 'distance map of the brain mask'
+        'Mean distance of the lesion to the brain surface.', 'mm', 'distance map of the brain mask'
     ),
 }
 
@@ -208,17 +209,6 @@ class GroupTables:
     lesions: pd.DataFrame
     changes: pd.DataFrame
     problems: tuple[str, ...]
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)  # noqa: PTH105 (the documented atomic call)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def format_cell(value: Any) -> str:

@@ -12,7 +12,8 @@ import pytest
 from msapp.engine.record import explain, step_label
 from msapp.errors import UsageError
 from msapp.logs import close_logging, setup_logging
-from msapp.provenance import atomic_write_text, sha256_file, write_run_record, write_summary
+from msapp.files import write_atomic
+from msapp.provenance import sha256_file, write_run_record, write_summary
 from msapp.resources import Limits
 from msapp.settings import Settings, load_toml, make_settings
 
@@ -52,9 +53,9 @@ def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / 'file.txt'
-    atomic_write_text(path, 'old')
+    write_atomic(path, 'old')
     with pytest.raises(UnicodeEncodeError):
-        atomic_write_text(path, 'new \ud800')
+        write_atomic(path, 'new \ud800')
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
 

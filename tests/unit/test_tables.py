@@ -12,7 +12,6 @@ from msapp.stats.tables import (
     VISITS,
     collect_group,
     read_table,
-    write_atomic,
     write_group_tables,
     write_table,
 )
@@ -106,15 +105,6 @@ def test_text_in_a_measure_is_refused_and_named(tmp_path):
     path.write_text('lesion_volume_ml\nmany\n')
     with pytest.raises(InputError, match='column lesion_volume_ml holds text'):
         read_table(path)
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / 'a.txt'
-    write_atomic(path, b'old')
-    with pytest.raises(TypeError):
-        write_atomic(path, 'not bytes')
-    assert path.read_bytes() == b'old'
-    assert [item.name for item in tmp_path.iterdir()] == ['a.txt']
 
 
 def test_a_group_holds_every_visit_and_no_changes_is_fine(tmp_path):

@@ -1,0 +1,1 @@
+"""Networks with weights, one folder each. None is shipped yet; `threshold` needs none."""

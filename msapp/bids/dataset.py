@@ -1,0 +1,114 @@
+"""The output as a BIDS derivative dataset: description, exceptions, sources."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from msapp import __version__
+from msapp.errors import UsageError
+from msapp.files import write_atomic
+
+BIDS_VERSION = '1.10.0'
+DESCRIPTION = 'dataset_description.json'
+# What BIDS has no name for; everything else must pass the validator.
+IGNORED = (
+    '*.html',
+    'work/',
+    'logs/',
+    'sub-*/figures/',
+    '*_xfm.txt',
+    '*_stats.tsv',
+    '*_stats.json',
+    '*label-newcandidate*',
+)
+
+
+def write_description(output_dir: Path, bids_dir: Path) -> None:
+    """Write ``dataset_description.json`` and ``.bidsignore`` of the output.
+
+    Raises
+    ------
+    UsageError
+        If the folder holds the output of another program.
+    """
+    path = output_dir / DESCRIPTION
+    if path.exists():
+        generators = _read_json(path).get('GeneratedBy') or [{}]
+        if not any(item.get('Name') == 'msapp' for item in generators if isinstance(item, dict)):
+            raise UsageError(
+                f'{output_dir}: holds the output of another program (see {DESCRIPTION}). '
+                'Choose an empty folder.'
+            )
+    generated: dict[str, Any] = {
+        'Name': 'msapp',
+        'Version': __version__,
+        'Description': 'BIDS App for multiple sclerosis MRI. Research use only.',
+    }
+    if os.environ.get('MSAPP_CONTAINER'):
+        generated['Container'] = {'Type': 'docker', 'Tag': os.environ['MSAPP_CONTAINER']}
+    source = _read_json(bids_dir / DESCRIPTION)
+    description = {
+        'Name': f'msapp: {source.get("Name", "multiple sclerosis MRI")}',
+        'BIDSVersion': BIDS_VERSION,
+        'DatasetType': 'derivative',
+        'License': source.get('License', 'unknown'),
+        'GeneratedBy': [generated],
+        'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
+        'SourceDatasets': [{'URL': bids_dir.resolve().as_uri()}],
+    }
+    write_atomic(path, json.dumps(description, indent=2) + '\n')
+    write_atomic(output_dir / '.bidsignore', '\n'.join(IGNORED) + '\n')
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; one that is missing or broken is empty."""
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def validate(bids_dir: Path) -> str | None:
+    """Run the schema validator on a dataset.
+
+    Returns
+    -------
+    str or None
+        What it found wrong, in its words; None where it found nothing or is not installed.
+    """
+    program = shutil.which('bids-validator-deno')
+    if program is None:
+        return None
+    try:
+        result = subprocess.run(
+            [program, str(bids_dir), '--ignoreWarnings'],
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+            env={**os.environ, 'NO_COLOR': '1'},
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return (result.stdout or result.stderr).strip() if result.returncode else None
+
+
+def uri(path: Path, bids_dir: Path, output_dir: Path) -> str:
+    """Return the BIDS URI of a file of the input (``bids:raw:``) or the output (``bids::``).
+
+    Examples
+    --------
+    >>> uri(Path('/in/sub-1/anat/a.nii'), Path('/in'), Path('/out'))
+    'bids:raw:sub-1/anat/a.nii'
+    """
+    if path.is_relative_to(output_dir):
+        return f'bids::{path.relative_to(output_dir).as_posix()}'
+    if path.is_relative_to(bids_dir):
+        return f'bids:raw:{path.relative_to(bids_dir).as_posix()}'
+    return path.as_uri()

@@ -1,0 +1,59 @@
+"""What the thin interfaces share: reading and writing images in a node's own folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec
+
+from msapp.imaging import geometry
+
+__all__ = ['BaseInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
+
+
+class NodeInterface(SimpleInterface):  # type: ignore[misc]
+    """A nipype interface whose ``run_function`` returns its outputs as a dictionary."""
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """Compute the outputs; files go to ``folder``."""
+        raise NotImplementedError
+
+    def _run_interface(self, runtime: Any) -> Any:
+        self._results.update(self.run_function(Path(runtime.cwd)))
+        return runtime
+
+
+def load(path: str) -> nib.Nifti1Image:
+    """Load an image from the work folder."""
+    image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
+    return image
+
+
+def array(path: str) -> np.ndarray:
+    """Load an image's data as float32."""
+    return np.asanyarray(load(path).dataobj, dtype=np.float32)
+
+
+def mask_array(path: str) -> np.ndarray:
+    """Load a mask as booleans."""
+    return np.asanyarray(load(path).dataobj) > 0
+
+
+def save(data: np.ndarray, grid: nib.spatialimages.SpatialImage, path: Path) -> str:
+    """Write an array on a grid and return the path as text."""
+    nib.save(geometry.like(data, grid), path)
+    return str(path)
+
+
+def matrix(path: str) -> np.ndarray:
+    """Load a transform."""
+    return geometry.load_transform(Path(path))
+
+
+def save_matrix(transform: np.ndarray, path: Path) -> str:
+    """Write a transform and return the path as text."""
+    geometry.save_transform(path, transform)
+    return str(path)

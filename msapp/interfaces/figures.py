@@ -1,0 +1,161 @@
+"""Nodes that draw the report's figures into ``sub-X/figures``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, traits
+
+from msapp.interfaces.base import NodeInterface, array, load, mask_array
+from msapp.interfaces.outputs import SinkInput, SinkOutput
+
+
+class _MosaicInput(SinkInput):
+    image = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    outlined = File(exists=True, desc='mask whose outline is drawn')
+    kind = traits.Enum('brain', 'lesions', 'candidates', usedefault=True)
+    title = traits.Str(mandatory=True)
+
+
+class DrawMosaic(NodeInterface):
+    """Slices of one contrast, with the outline of a mask; see `msapp.reports.figures`."""
+
+    input_spec, output_spec = _MosaicInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports import figures
+
+        colours = {
+            'brain': figures.BRAIN_COLOUR,
+            'lesions': figures.LESION_COLOUR,
+            'candidates': figures.CANDIDATE_COLOUR,
+        }
+        kind, contours = self.inputs.kind, []
+        if self.inputs.outlined:
+            contours = [(mask_array(self.inputs.outlined), colours[kind], kind)]
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        figures.mosaic(
+            array(self.inputs.image),
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            contours=contours,
+            title=self.inputs.title,
+            slices='brain' if kind == 'brain' else 'area',
+            affine=load(self.inputs.image).affine,
+        )
+        return {'out_file': str(target)}
+
+
+class _CheckerboardInput(SinkInput):
+    first = File(exists=True, mandatory=True)
+    second = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    labels = traits.Tuple(traits.Str(), traits.Str(), mandatory=True)
+
+
+class DrawCheckerboard(NodeInterface):
+    """Two aligned images in alternate tiles."""
+
+    input_spec, output_spec = _CheckerboardInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports import figures
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        figures.checkerboard(
+            array(self.inputs.first),
+            array(self.inputs.second),
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            labels=self.inputs.labels,
+            affine=load(self.inputs.first).affine,
+        )
+        return {'out_file': str(target)}
+
+
+class _FlickerInput(_CheckerboardInput):
+    focus = File(exists=True, desc='slices with most of this mask are shown')
+    second_name = traits.Str(mandatory=True, desc='path of the second picture')
+
+
+class DrawFlicker(NodeInterface):
+    """Two visits as two pictures of one layout."""
+
+    input_spec, output_spec = _FlickerInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports import figures
+
+        output_dir = Path(self.inputs.output_dir)
+        focus = mask_array(self.inputs.focus)
+        figures.flicker(
+            array(self.inputs.first),
+            array(self.inputs.second),
+            output_dir / self.inputs.name,
+            output_dir / self.inputs.second_name,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            labels=self.inputs.labels,
+            focus=focus if focus.any() else None,
+            affine=load(self.inputs.first).affine,
+        )
+        return {'out_file': str(output_dir / self.inputs.name)}
+
+
+class _PanelInput(_CheckerboardInput):
+    candidates = File(exists=True, mandatory=True, desc='label image')
+    rows = traits.List(traits.Dict(), mandatory=True)
+
+
+class DrawCandidates(NodeInterface):
+    """The largest candidates in three planes, before and now."""
+
+    input_spec, output_spec = _PanelInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports import figures
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        figures.candidates_panel(
+            array(self.inputs.first),
+            array(self.inputs.second),
+            np.asanyarray(load(self.inputs.candidates).dataobj).astype(int),
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            table=self.inputs.rows,
+            names=self.inputs.labels,
+        )
+        return {'out_file': str(target)}
+
+
+class _ViewerInput(SinkInput):
+    image = File(exists=True, mandatory=True)
+    mask = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    title = traits.Str(mandatory=True)
+
+
+class DrawViewer(NodeInterface):
+    """The interactive viewer of FLAIR with lesions."""
+
+    input_spec, output_spec = _ViewerInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports import figures
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        figures.viewer(
+            Path(self.inputs.image),
+            Path(self.inputs.mask),
+            target,
+            title=self.inputs.title,
+            brain_mask=Path(self.inputs.brain_mask),
+        )
+        return {'out_file': str(target)}

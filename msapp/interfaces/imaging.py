@@ -1,0 +1,314 @@
+"""Nodes of one image: conforming, bias, brain, registration, resampling, distances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, InputMultiObject, traits
+
+from msapp.interfaces.base import (
+    BaseInterfaceInputSpec,
+    NodeInterface,
+    TraitedSpec,
+    array,
+    load,
+    mask_array,
+    matrix,
+    save,
+    save_matrix,
+)
+
+# Iterations that suffice to test a graph (--sloppy).
+SLOPPY_BIAS_ITERATIONS = (5,)
+SLOPPY_WARP_ITERATIONS = (10, 0, 0)
+
+
+class _OneImageInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    in_file = File(exists=True, mandatory=True)
+    sloppy = traits.Bool(False, usedefault=True)
+
+
+class _OneImageOutput(TraitedSpec):  # type: ignore[misc]
+    out_file = File(exists=True)
+
+
+class ConformImage(NodeInterface):
+    """Check an image again and write it as one float32 volume with a clean header."""
+
+    input_spec, output_spec = _OneImageInput, _OneImageOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.bids.checks import check_image
+
+        image = check_image(Path(self.inputs.in_file))
+        data = np.asanyarray(image.dataobj, dtype=np.float32)
+        return {'out_file': save(data, image, folder / 'conformed.nii')}
+
+
+class CorrectBias(NodeInterface):
+    """N4; see `msapp.imaging.intensity.correct_bias`."""
+
+    input_spec, output_spec = _OneImageInput, _OneImageOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging.intensity import BIAS_ITERATIONS, correct_bias
+
+        iterations = SLOPPY_BIAS_ITERATIONS if self.inputs.sloppy else BIAS_ITERATIONS
+        image = correct_bias(load(self.inputs.in_file), iterations=iterations)
+        return {'out_file': save(image.get_fdata(dtype=np.float32), image, folder / 'n4.nii')}
+
+
+class _ExtractBrainInput(_OneImageInput):
+    method = traits.Enum('template', 'bet', mandatory=True)
+    given_mask = File(exists=True, desc='a mask to use in place of one found here')
+    seed = traits.Int(0, usedefault=True)
+
+
+class _ExtractBrainOutput(TraitedSpec):  # type: ignore[misc]
+    brain = File(exists=True)
+    white_matter = File(exists=True)
+    from_mni = File(exists=True)
+    measures = traits.Dict()
+
+
+class ExtractBrain(NodeInterface):
+    """Brain probability and map from MNI; see `msapp.imaging.brain.extract_brain`."""
+
+    input_spec, output_spec = _ExtractBrainInput, _ExtractBrainOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import brain
+
+        image = load(self.inputs.in_file)
+        given = None
+        if self.inputs.given_mask:
+            given = load(self.inputs.given_mask)
+        elif self.inputs.method == 'bet':
+            given = brain.bet_mask(image)
+        options = {'warp_iterations': SLOPPY_WARP_ITERATIONS} if self.inputs.sloppy else {}
+        found = brain.extract_brain(image, given_mask=given, seed=self.inputs.seed, **options)
+        used = 'given mask' if self.inputs.given_mask else self.inputs.method
+        return {
+            'brain': save(found.brain.get_fdata(), found.brain, folder / 'brain.nii.gz'),
+            'white_matter': save(found.white_matter.get_fdata(), found.brain, folder / 'wm.nii.gz'),
+            'from_mni': save_matrix(found.from_mni, folder / 'from_mni.txt'),
+            'measures': {
+                'mni_alignment': found.similarity,
+                'brain_extraction': 'already skull-stripped' if found.was_stripped else used,
+            },
+        }
+
+
+class _RegisterInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    fixed = File(exists=True, mandatory=True)
+    moving = File(exists=True, mandatory=True)
+    fixed_brain = File(exists=True, mandatory=True)
+    kind = traits.Enum('Rigid', 'Affine', usedefault=True)
+    initial_fixed = File(exists=True, desc='individual to fixed')
+    initial_moving = File(exists=True, desc='individual to moving')
+    seed = traits.Int(0, usedefault=True)
+
+
+class _RegisterOutput(TraitedSpec):  # type: ignore[misc]
+    transform = File(exists=True, desc='resamples moving onto fixed')
+
+
+class Register(NodeInterface):
+    """Linear registration; see `msapp.imaging.registration.register_linear`.
+
+    Two contrasts of one visit start from the scanner's own coordinates; two visits start from
+    where the midpoint space puts them.
+    """
+
+    input_spec, output_spec = _RegisterInput, _RegisterOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging.registration import register_linear
+
+        initial = np.eye(4)
+        if self.inputs.initial_fixed:
+            to_moving, to_fixed = map(matrix, (self.inputs.initial_moving, self.inputs.initial_fixed))
+            initial = to_moving @ np.linalg.inv(to_fixed)
+        found = register_linear(
+            load(self.inputs.fixed),
+            load(self.inputs.moving),
+            kind=self.inputs.kind,
+            mask=load(self.inputs.fixed_brain),
+            initial=initial,
+            seed=self.inputs.seed,
+        )
+        return {'transform': save_matrix(found, folder / 'moving_to_fixed.txt')}
+
+
+class _MidpointInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    images = InputMultiObject(File(exists=True), mandatory=True)
+    brains = InputMultiObject(File(exists=True), mandatory=True)
+    from_mni = InputMultiObject(File(exists=True), mandatory=True)
+    seed = traits.Int(0, usedefault=True)
+
+
+class _MidpointOutput(TraitedSpec):  # type: ignore[misc]
+    to_individual = traits.List(File(exists=True), desc='one a visit')
+    to_mni = File(exists=True, desc='resamples individual onto MNI')
+
+
+class FindMidpoint(NodeInterface):
+    """The individual space; see `msapp.imaging.midpoint.find_midpoint`."""
+
+    input_spec, output_spec = _MidpointInput, _MidpointOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging.midpoint import find_midpoint
+
+        midpoint = find_midpoint(
+            [load(path) for path in self.inputs.images],
+            [load(path) for path in self.inputs.brains],
+            [matrix(path) for path in self.inputs.from_mni],
+            seed=self.inputs.seed,
+        )
+        return {
+            'to_individual': [
+                save_matrix(transform, folder / f'visit{number}_to_individual.txt')
+                for number, transform in enumerate(midpoint.to_visit)
+            ],
+            'to_mni': save_matrix(midpoint.from_mni, folder / 'individual_to_mni.txt'),
+        }
+
+
+class _ComposeInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    to_individual = File(exists=True, mandatory=True, desc='of the reference contrast')
+    to_reference = File(exists=True, mandatory=True, desc='of this contrast')
+
+
+class ComposeTransforms(NodeInterface):
+    """From a contrast to ``individual``, through the visit's reference contrast."""
+
+    input_spec, output_spec = _ComposeInput, _OneImageOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        composed = matrix(self.inputs.to_reference) @ matrix(self.inputs.to_individual)
+        return {'out_file': save_matrix(composed, folder / 'to_individual.txt')}
+
+
+class _BrainMasksInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    brain = File(exists=True, mandatory=True)
+    white_matter = File(exists=True, mandatory=True)
+    reference = File(exists=True, mandatory=True, desc='gives the orig grid')
+    to_individual = File(exists=True, mandatory=True)
+
+
+class _BrainMasksOutput(TraitedSpec):  # type: ignore[misc]
+    orig = File(exists=True)
+    individual = File(exists=True)
+    white_matter = File(exists=True)
+    measures = traits.Dict()
+
+
+class BrainMasks(NodeInterface):
+    """Brain mask in ``orig`` and ``individual``, and white matter in ``individual``."""
+
+    input_spec, output_spec = _BrainMasksInput, _BrainMasksOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import brain, geometry
+
+        grid, reference = geometry.individual_grid(), load(self.inputs.reference)
+        transform = matrix(self.inputs.to_individual)
+        probability = load(self.inputs.brain)
+        individual = brain.mask_on_grid(probability, grid, transform)
+        white = geometry.resample(load(self.inputs.white_matter), grid, transform)
+        volume_ml = individual.sum() * geometry.voxel_volume_mm3(grid) / 1000
+        return {
+            'orig': save(brain.mask_on_grid(probability, reference), reference, folder / 'o.nii.gz'),
+            'individual': save(individual, grid, folder / 'individual.nii.gz'),
+            'white_matter': save(white, grid, folder / 'white_matter.nii.gz'),
+            'measures': {
+                'brain_volume_ml': float(volume_ml),
+                'slice_thickness_mm': max(geometry.spacing_mm(reference)),
+                'voxel_volume_mm3': geometry.voxel_volume_mm3(reference),
+            },
+        }
+
+
+class _PrepareInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    in_file = File(exists=True, mandatory=True)
+    to_individual = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    white_matter = File(exists=True, mandatory=True)
+
+
+class PrepareContrast(NodeInterface):
+    """One interpolation into ``individual``, and white matter scaled to 1."""
+
+    input_spec, output_spec = _PrepareInput, _OneImageOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import geometry
+        from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, normalize
+
+        grid = geometry.individual_grid()
+        data = geometry.resample(load(self.inputs.in_file), grid, matrix(self.inputs.to_individual))
+        certain = array(self.inputs.white_matter) > CERTAIN_WHITE_MATTER
+        normalized = normalize(data, certain & mask_array(self.inputs.brain_mask))
+        return {'out_file': save(normalized, grid, folder / 'preproc.nii')}
+
+
+class _ToGridInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    in_file = File(exists=True, mandatory=True, desc='a mask in individual space')
+    grid = File(exists=True, desc='target grid; MNI where not given')
+    transform = File(exists=True, mandatory=True)
+    invert = traits.Bool(False, usedefault=True)
+
+
+class MaskToGrid(NodeInterface):
+    """Bring a mask from ``individual`` to ``orig`` or MNI."""
+
+    input_spec, output_spec = _ToGridInput, _OneImageOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import geometry
+
+        # MNI and individual space share one grid.
+        grid = load(self.inputs.grid) if self.inputs.grid else geometry.individual_grid()
+        transform = matrix(self.inputs.transform)
+        if self.inputs.invert:
+            transform = np.linalg.inv(transform)
+        moved = geometry.resample_mask(load(self.inputs.in_file), grid, transform)
+        return {'out_file': save(moved, grid, folder / 'mask.nii.gz')}
+
+
+class _AlignmentInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    first = File(exists=True, mandatory=True)
+    second = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    column = traits.Str(mandatory=True)
+
+
+class _MeasuresOutput(TraitedSpec):  # type: ignore[misc]
+    measures = traits.Dict()
+
+
+class MeasureAlignment(NodeInterface):
+    """Normalised mutual information of two aligned contrasts inside the brain."""
+
+    input_spec, output_spec = _AlignmentInput, _MeasuresOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging.registration import normalized_mutual_information
+
+        value = normalized_mutual_information(
+            array(self.inputs.first), array(self.inputs.second), mask_array(self.inputs.brain_mask)
+        )
+        return {'measures': {self.inputs.column: value}}

@@ -1,0 +1,160 @@
+"""Nodes that find lesions in a visit, and candidates of new lesions between two visits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nipype.interfaces.base import File, traits
+
+from msapp.interfaces.base import (
+    BaseInterfaceInputSpec,
+    NodeInterface,
+    TraitedSpec,
+    array,
+    load,
+    mask_array,
+    matrix,
+    save,
+)
+
+
+class _FindLesionsInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    flair = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    white_matter = File(exists=True, mandatory=True)
+    to_mni = File(exists=True, mandatory=True)
+
+
+class _FindLesionsOutput(TraitedSpec):  # type: ignore[misc]
+    mask = File(exists=True)
+    labels = File(exists=True)
+    rows = traits.List(traits.Dict())
+    measures = traits.Dict()
+
+
+class FindLesions(NodeInterface):
+    """The threshold baseline; see `msapp.lesions.threshold`."""
+
+    input_spec, output_spec = _FindLesionsInput, _FindLesionsOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import geometry
+        from msapp.lesions import instances, threshold
+
+        image, brain = load(self.inputs.flair), mask_array(self.inputs.brain_mask)
+        spacing = geometry.spacing_mm(image)
+        found = threshold.find_hyperintensities(
+            array(self.inputs.flair), brain, array(self.inputs.white_matter), spacing
+        )
+        labels = instances.label_instances(
+            found.mask, float(np.prod(spacing)), minimum_mm3=threshold.MINIMUM_MM3
+        )
+        to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
+        rows = threshold.measure_lesions(labels, found, brain, image.affine, to_mni)
+        volumes = [row['volume_mm3'] for row in rows]
+        return {
+            'mask': save(labels > 0, image, folder / 'lesions.nii.gz'),
+            'labels': save(labels, image, folder / 'labels.nii.gz'),
+            'rows': rows,
+            'measures': {
+                'lesion_model': threshold.NAME,
+                'lesion_count': len(rows),
+                'lesion_volume_ml': sum(volumes) / 1000,
+                'largest_lesion_ml': max(volumes, default=0.0) / 1000,
+            },
+        }
+
+
+class _NoiseInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    reference = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    white_matter = File(exists=True, mandatory=True)
+
+
+class _MeasuresOutput(TraitedSpec):  # type: ignore[misc]
+    measures = traits.Dict()
+
+
+class MeasureNoise(NodeInterface):
+    """Spread of normal-appearing white matter over its median."""
+
+    input_spec, output_spec = _NoiseInput, _MeasuresOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, robust_distribution
+
+        certain = array(self.inputs.white_matter) > CERTAIN_WHITE_MATTER
+        inside = certain & mask_array(self.inputs.brain_mask)
+        normal = robust_distribution(array(self.inputs.reference)[inside])
+        return {'measures': {'nawm_noise_fraction': normal.spread / normal.centre}}
+
+
+class _FindCandidatesInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    previous = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
+    current = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
+    previous_to_current = File(exists=True, mandatory=True, desc='affine')
+    previous_to_individual = File(exists=True, mandatory=True)
+    current_to_individual = File(exists=True, mandatory=True)
+    previous_mask = File(exists=True, mandatory=True)
+    current_mask = File(exists=True, mandatory=True)
+    to_mni = File(exists=True, mandatory=True)
+
+
+class _FindCandidatesOutput(TraitedSpec):  # type: ignore[misc]
+    mask = File(exists=True)
+    labels = File(exists=True)
+    intersection = File(exists=True)
+    previous = File(exists=True, desc='matched to the current visit, individual space')
+    current = File(exists=True, desc='individual space')
+    rows = traits.List(traits.Dict())
+    measures = traits.Dict()
+
+
+class FindCandidates(NodeInterface):
+    """Step one of the hybrid method; see `msapp.lesions.candidates`.
+
+    The previous FLAIR is resampled from its own grid once, through its affine map onto the
+    current visit.
+    """
+
+    input_spec, output_spec = _FindCandidatesInput, _FindCandidatesOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import geometry
+        from msapp.imaging.distance import distance_maps
+        from msapp.imaging.registration import correlation
+        from msapp.lesions.candidates import find_candidates, measure_candidates
+
+        grid = geometry.individual_grid()
+        to_current = matrix(self.inputs.current_to_individual)
+        to_previous = matrix(self.inputs.previous_to_current) @ to_current
+        rigid = matrix(self.inputs.previous_to_individual)
+        previous = geometry.resample(load(self.inputs.previous), grid, to_previous)
+        current = geometry.resample(load(self.inputs.current), grid, to_current)
+        mask = mask_array(self.inputs.previous_mask) & mask_array(self.inputs.current_mask)
+        found = find_candidates(previous, current, mask, geometry.spacing_mm(grid))
+        maps = distance_maps(mask, geometry.spacing_mm(grid))
+        to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
+        rows = measure_candidates(found, maps, grid.affine, to_mni)
+        points = geometry.mask_points_mm(geometry.like(mask, grid))
+        return {
+            'mask': save(found.labels > 0, grid, folder / 'candidates.nii.gz'),
+            'labels': save(found.labels, grid, folder / 'labels.nii.gz'),
+            'intersection': save(mask, grid, folder / 'intersection.nii.gz'),
+            'previous': save(found.previous, grid, folder / 'previous.nii'),
+            'current': save(current, grid, folder / 'current.nii'),
+            'rows': rows,
+            'measures': {
+                'candidate_count': len(rows),
+                'candidate_volume_ml': sum(row['volume_mm3'] for row in rows) / 1000,
+                'visit_correlation': correlation(found.previous, current, mask),
+                'visit_motion_mm': float(
+                    geometry.displacement_mm(to_previous, rigid, points).mean()
+                ),
+            },
+        }

@@ -1,0 +1,143 @@
+"""Nodes that write into the output folder: images with sidecars, transforms, tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+from nipype.interfaces.base import File, traits
+
+from msapp.files import atomic_path, write_atomic
+from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec, load
+
+
+class SinkInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    # Not hashed: moving the output folder recomputes nothing; workflows/outputs.py makes a sink
+    # run again where its file is gone.
+    output_dir = traits.Str(mandatory=True, nohash=True)
+    name = traits.Str(mandatory=True, desc='path below output_dir')
+
+
+class SinkOutput(TraitedSpec):  # type: ignore[misc]
+    out_file = traits.Str()
+
+
+class _SaveFileInput(SinkInput):
+    in_file = File(exists=True, mandatory=True)
+    metadata = traits.Dict(desc='the JSON sidecar')
+
+
+class SaveImage(NodeInterface):
+    """Write an image, compressed, and its JSON sidecar, each in one step."""
+
+    input_spec, output_spec = _SaveFileInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        with atomic_path(target) as temporary:
+            nib.save(load(self.inputs.in_file), temporary)
+        sidecar = target.with_name(target.name.removesuffix('.nii.gz') + '.json')
+        write_atomic(sidecar, json.dumps(self.inputs.metadata, indent=2) + '\n')
+        return {'out_file': str(target)}
+
+
+class SaveTransform(NodeInterface):
+    """Copy a transform and write its JSON sidecar."""
+
+    input_spec, output_spec = _SaveFileInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        with atomic_path(target) as temporary:
+            shutil.copyfile(self.inputs.in_file, temporary)
+        write_atomic(
+            target.with_suffix('.json'), json.dumps(self.inputs.metadata, indent=2) + '\n'
+        )
+        return {'out_file': str(target)}
+
+
+class _SaveTableInput(SinkInput):
+    kind = traits.Enum('lesions', 'changes', mandatory=True)
+    rows = traits.List(traits.Dict(), mandatory=True)
+    common = traits.Dict(mandatory=True, desc='columns that all rows share')
+
+
+class SaveTable(NodeInterface):
+    """Write a table of lesions or changes with its data dictionary."""
+
+    input_spec, output_spec = _SaveTableInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.stats import tables
+
+        columns = {'lesions': tables.LESIONS, 'changes': tables.CHANGES}[self.inputs.kind]
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        rows = [{**self.inputs.common, **row} for row in self.inputs.rows]
+        tables.write_table(target, rows, columns)
+        return {'out_file': str(target)}
+
+
+class _SaveInstancesInput(SinkInput):
+    rows = traits.List(traits.Dict(), mandatory=True)
+
+
+class SaveLookup(NodeInterface):
+    """Write the lookup table that BIDS wants beside a ``dseg`` image."""
+
+    input_spec, output_spec = _SaveInstancesInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        numbers = [row.get('lesion', row.get('candidate')) for row in self.inputs.rows]
+        lines = ['index\tname', *(f'{number}\tlesion {number}' for number in numbers)]
+        write_atomic(target, '\n'.join(lines) + '\n')
+        return {'out_file': str(target)}
+
+
+class _SaveSummaryInput(SinkInput):
+    common = traits.Dict(mandatory=True, desc='columns known before anything ran')
+    brain = traits.Dict()
+    extraction = traits.Dict()
+    noise = traits.Dict()
+    lesions = traits.Dict()
+    candidates = traits.Dict()
+    alignment_T1w = traits.Dict()  # noqa: N815 (BIDS names of contrasts)
+    alignment_T2w = traits.Dict()  # noqa: N815
+    alignment_ceT1w = traits.Dict()  # noqa: N815
+
+
+MEASURES = (
+    'brain',
+    'extraction',
+    'noise',
+    'lesions',
+    'candidates',
+    'alignment_T1w',
+    'alignment_T2w',
+    'alignment_ceT1w',
+)
+
+
+class SaveSummary(NodeInterface):
+    """Write one visit's numbers; what no node measured is ``n/a``."""
+
+    input_spec, output_spec = _SaveSummaryInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.stats.tables import VISITS, write_table
+
+        row: dict[str, Any] = dict.fromkeys(VISITS)
+        row |= self.inputs.common
+        for name in MEASURES:
+            row |= getattr(self.inputs, name) or {}
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        write_table(target, [row], VISITS)
+        return {'out_file': str(target)}

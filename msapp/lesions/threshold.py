@@ -1,0 +1,113 @@
+"""The classical lesion baseline: bright FLAIR voxels in white matter, by robust statistics.
+
+It is a baseline to compare networks with, not a detector to rely on: it knows nothing of shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from msapp.imaging.distance import distance_maps, erode_mm
+from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, Distribution, robust_distribution
+from msapp.lesions.instances import measure_instances, position_columns
+
+NAME = 'threshold'
+# Three robust standard deviations above normal-appearing white matter.
+THRESHOLD_SD = 3.0
+# Smoothing that makes noise of single voxels harmless and keeps lesions of 3 mm.
+SMOOTHING_MM = 0.7
+# Lesions lie where the atlas sees some white matter; cortex, which is bright as well, mostly not.
+POSSIBLE_WHITE_MATTER = 0.3
+SURFACE_MM = 2.0
+MINIMUM_MM3 = 3.0
+
+
+@dataclass(frozen=True)
+class Hyperintensity:
+    """Heights above normal-appearing white matter, and what exceeds the threshold.
+
+    Attributes
+    ----------
+    mask : (I, J, K) ndarray of bool
+    height_sd : (I, J, K) ndarray of float32
+        Robust standard deviations above the median of normal-appearing white matter.
+    white_matter : Distribution
+        Of normal-appearing white matter in the smoothed image.
+    """
+
+    mask: np.ndarray
+    height_sd: np.ndarray
+    white_matter: Distribution
+
+
+def find_hyperintensities(
+    flair: np.ndarray,
+    brain: np.ndarray,
+    white_matter: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    *,
+    threshold_sd: float = THRESHOLD_SD,
+) -> Hyperintensity:
+    """Find FLAIR voxels that are far brighter than normal-appearing white matter.
+
+    Parameters
+    ----------
+    flair : (I, J, K) ndarray
+        Bias-corrected FLAIR.
+    brain : (I, J, K) ndarray of bool
+    white_matter : (I, J, K) ndarray
+        Atlas probability of white matter, [0, 1].
+    spacing_mm : tuple of float
+        Voxel size, mm.
+    threshold_sd : float
+        Height above the median, in robust standard deviations (1.4826 MAD).
+
+    Returns
+    -------
+    Hyperintensity
+    """
+    sigma = [SMOOTHING_MM / step for step in spacing_mm]
+    smooth = ndimage.gaussian_filter(flair.astype(np.float32), sigma)
+    normal = robust_distribution(smooth[brain & (white_matter > CERTAIN_WHITE_MATTER)])
+    height = (smooth - normal.centre) / max(normal.spread, 1e-6 * abs(normal.centre))
+    allowed = erode_mm(brain, SURFACE_MM, spacing_mm) & (white_matter > POSSIBLE_WHITE_MATTER)
+    return Hyperintensity((height > threshold_sd) & allowed, height.astype(np.float32), normal)
+
+
+def measure_lesions(
+    labels: np.ndarray,
+    found: Hyperintensity,
+    brain: np.ndarray,
+    affine: np.ndarray,
+    to_mni: np.ndarray,
+) -> list[dict[str, float]]:
+    """Make the rows of the lesion table, one a lesion, without the visit's columns.
+
+    Parameters
+    ----------
+    labels : (I, J, K) ndarray of int
+        Lesion instances.
+    found : Hyperintensity
+    brain : (I, J, K) ndarray of bool
+    affine : (4, 4) ndarray
+        Voxel indices to world of ``individual``, mm.
+    to_mni : (4, 4) ndarray
+        World of ``individual`` to world of MNI, mm.
+    """
+    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
+    depth = distance_maps(brain, spacing).depth
+    rows = []
+    for lesion in measure_instances(labels, affine):
+        inside = labels[lesion.box] == lesion.label
+        row: dict[str, float] = {'lesion': lesion.label, 'volume_mm3': lesion.volume_mm3}
+        row |= position_columns(lesion.centre_mm, to_mni)
+        row |= {
+            'extent_mm': lesion.extent_mm,
+            'contrast_sd': float(found.height_sd[lesion.box][inside].mean()),
+            'depth_mm': float(depth[lesion.box][inside].mean()),
+        }
+        rows.append(row)
+    return rows

@@ -1,0 +1,1 @@
+"""Graphs: which node feeds which. All science is in the plain functions of the package."""

@@ -1,0 +1,256 @@
+"""The graph of a run: one workflow a participant, from raw images to figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+
+from msapp.bids.names import contrast_entities, derivative_path
+from msapp.bids.query import Participant, Visit, interval_days
+from msapp.settings import Settings
+from msapp.workflows import lesions, longitudinal, midpoint, session
+from msapp.workflows.outputs import VisitSinks, safe_name
+
+GivenMasks = Mapping[tuple[str, str | None], Path]
+
+
+def init_msapp_wf(
+    *,
+    participants: Sequence[Participant],
+    settings: Settings,
+    given_masks: GivenMasks | None = None,
+) -> tuple[pe.Workflow, dict[str, str]]:
+    """Build the graph of all participants.
+
+    Parameters
+    ----------
+    participants : sequence of Participant
+        Those without an error.
+    settings : Settings
+    given_masks : mapping, optional
+        Brain masks found in ``--derivatives``, by participant and session.
+
+    Returns
+    -------
+    workflow : nipype.Workflow
+        With ``base_dir`` set to the work folder.
+    names : dict
+        Name of each participant's workflow to its label.
+    """
+    workflow = pe.Workflow(name='msapp_wf', base_dir=str(settings.work_path.absolute()))
+    names = {}
+    for participant in participants:
+        child = init_participant_wf(
+            participant=participant, settings=settings, given_masks=given_masks or {}
+        )
+        workflow.add_nodes([child])
+        names[child.name] = participant.label
+    return workflow, names
+
+
+def init_participant_wf(
+    *, participant: Participant, settings: Settings, given_masks: GivenMasks
+) -> pe.Workflow:
+    """Build the graph of one participant.
+
+    Workflow Graph
+        each visit's fit -> midpoint -> each visit in ``individual`` -> lesions; each consecutive
+        pair of visits with FLAIR -> candidates; everything -> sinks and figures.
+
+    Parameters
+    ----------
+    participant : Participant
+    settings : Settings
+    given_masks : mapping
+        Brain masks by participant and session.
+    """
+    workflow = pe.Workflow(name=f'{safe_name(participant.label)}_wf')
+    visits = participant.visits
+    fits = [
+        session.init_visit_fit_wf(
+            visit=visit,
+            settings=settings,
+            given_mask=given_masks.get((participant.label, visit.session)),
+        )
+        for visit in visits
+    ]
+    space = midpoint.init_midpoint_wf(visits=visits, settings=settings)
+    applied = []
+    for number, (visit, fit) in enumerate(zip(visits, fits, strict=True), start=1):
+        workflow.connect(
+            [
+                (
+                    fit,
+                    space,
+                    [
+                        (f'outputnode.n4_{visit.reference}', f'inputnode.image{number}'),
+                        ('outputnode.brain', f'inputnode.brain{number}'),
+                        ('outputnode.from_mni', f'inputnode.from_mni{number}'),
+                    ],
+                )
+            ]
+        )
+        applied.append(_add_applied(workflow, visit, fit, space, number - 1, settings))
+    for index, visit in enumerate(visits):
+        sinks = VisitSinks(
+            workflow=workflow,
+            settings=settings,
+            participant=participant.label,
+            visit=visit,
+            space_reference=_space_reference(participant),
+        )
+        session.add_visit_outputs(applied[index], sinks)
+        measures = _measures(visit, fits[index], applied[index])
+        if 'lesions' in settings.tasks and 'FLAIR' in visit.images:
+            measures['lesions'] = _add_lesions(sinks, fits[index], applied[index], space)
+        common = first_columns(participant.label, visit)
+        if compares(visits, index, settings):
+            pair = slice(index - 1, index + 1)
+            measures['candidates'] = _add_candidates(
+                sinks, visits[index - 1], fits[pair], applied[pair], space
+            )
+            common |= pair_columns(visits[index - 1], visit)
+        sinks.summary(measures, _summary_columns(visit, common))
+    return workflow
+
+
+def _space_reference(participant: Participant) -> str:
+    """Return the BIDS URI of the image that defines ``individual``."""
+    first = participant.visits[0]
+    path = derivative_path(
+        participant.label,
+        first.session,
+        space='individual',
+        desc='preproc',
+        extension='.nii.gz',
+        **contrast_entities(first.reference),
+    )
+    return f'bids::{path.as_posix()}'
+
+
+def _add_applied(
+    workflow: pe.Workflow,
+    visit: Visit,
+    fit: pe.Workflow,
+    space: pe.Workflow,
+    index: int,
+    settings: Settings,
+) -> pe.Workflow:
+    """Add the graph that brings a visit into ``individual``, and connect it."""
+    applied = session.init_visit_apply_wf(visit=visit, settings=settings)
+    fields = ['brain', 'white_matter', *(f'n4_{contrast}' for contrast in visit.images)]
+    fields += [f'to_reference_{name}' for name in visit.images if name != visit.reference]
+    workflow.connect(
+        [
+            (fit, applied, [(f'outputnode.{name}', f'inputnode.{name}') for name in fields]),
+            (
+                space,
+                applied,
+                [
+                    (
+                        ('outputnode.to_individual', midpoint.pick, index),
+                        'inputnode.to_individual',
+                    ),
+                    ('outputnode.to_mni', 'inputnode.to_mni'),
+                ],
+            ),
+        ]
+    )
+    return applied
+
+
+def compares(visits: Sequence[Visit], index: int, settings: Settings) -> bool:
+    """Tell whether a visit is compared with the one before: both need FLAIR."""
+    return (
+        'longitudinal' in settings.tasks
+        and index > 0
+        and all('FLAIR' in visit.images for visit in visits[index - 1 : index + 1])
+    )
+
+
+def first_columns(participant: str, visit: Visit) -> dict[str, Any]:
+    """Return the columns that name a row."""
+    return {'participant_id': participant, 'session_id': visit.session}
+
+
+def pair_columns(previous: Visit, visit: Visit) -> dict[str, Any]:
+    """Return the columns that name the visit before."""
+    return {'since_session': previous.session, 'interval_days': interval_days(previous, visit)}
+
+
+def _summary_columns(visit: Visit, common: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns of a visit's summary that are known before anything is measured."""
+    return {
+        **common,
+        'acq_time': visit.acq_time,
+        'contrasts': ','.join(visit.images),
+        'reference_contrast': visit.reference,
+    }
+
+
+def _measures(visit: Visit, fit: pe.Workflow, applied: pe.Workflow) -> dict[str, Any]:
+    """Return where the numbers of every visit come from."""
+    sources: dict[str, Any] = {
+        'extraction': (fit, 'outputnode.measures'),
+        'brain': (applied, 'outputnode.measures_brain'),
+        'noise': (applied, 'outputnode.measures_noise'),
+    }
+    for contrast in visit.images:
+        if contrast != visit.reference:
+            field = f'alignment_{contrast}'
+            sources[field] = (applied, f'outputnode.{field}')
+    return sources
+
+
+def _add_lesions(
+    sinks: VisitSinks, fit: pe.Workflow, applied: pe.Workflow, space: pe.Workflow
+) -> tuple[Any, str]:
+    """Add the lesions of a visit and their outputs; return where their numbers come from."""
+    workflow = sinks.workflow
+    found = lesions.init_lesions_wf(name=f'{sinks.prefix}_lesions_wf', settings=sinks.settings)
+    workflow.connect(space, 'outputnode.to_mni', found, 'inputnode.to_mni')
+    workflow.connect(
+        [
+            (
+                applied,
+                found,
+                [
+                    ('outputnode.preproc_FLAIR', 'inputnode.flair'),
+                    ('outputnode.brain_mask', 'inputnode.brain_mask'),
+                    ('outputnode.white_matter', 'inputnode.white_matter'),
+                    ('outputnode.xfm_FLAIR', 'inputnode.to_individual'),
+                ],
+            ),
+            (fit, found, [('outputnode.n4_FLAIR', 'inputnode.reference')]),
+        ]
+    )
+    common = first_columns(sinks.participant, sinks.visit)
+    lesions.add_lesion_outputs(found, applied, sinks, common)
+    return found, 'outputnode.measures'
+
+
+def _add_candidates(
+    sinks: VisitSinks,
+    previous: Visit,
+    fits: Sequence[pe.Workflow],
+    applied: Sequence[pe.Workflow],
+    space: pe.Workflow,
+) -> tuple[Any, str]:
+    """Add the candidates between two visits; return where their numbers come from."""
+    workflow = sinks.workflow
+    found = longitudinal.init_candidates_wf(
+        name=f'{sinks.prefix}_candidates_wf', settings=sinks.settings
+    )
+    workflow.connect(space, 'outputnode.to_mni', found, 'inputnode.to_mni')
+    workflow.connect(fits[1], 'outputnode.brain', found, 'inputnode.current_brain')
+    for which, fit, visit in zip(('previous', 'current'), fits, applied, strict=True):
+        workflow.connect(fit, 'outputnode.n4_FLAIR', found, f'inputnode.{which}_flair')
+        workflow.connect(visit, 'outputnode.xfm_FLAIR', found, f'inputnode.{which}_to_individual')
+        workflow.connect(visit, 'outputnode.brain_mask', found, f'inputnode.{which}_mask')
+    since = previous.session or ''
+    common = first_columns(sinks.participant, sinks.visit) | pair_columns(previous, sinks.visit)
+    longitudinal.add_candidate_outputs(found, applied[0], applied[1], sinks, since, common)
+    return found, 'outputnode.measures'

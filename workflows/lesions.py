@@ -1,0 +1,145 @@
+"""Lesions of one visit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from msapp.interfaces.imaging import MaskToGrid
+from msapp.interfaces.lesions import FindLesions
+from msapp.lesions import threshold
+from msapp.settings import Settings
+from msapp.workflows.outputs import LARGE_GB, MNI, VisitSinks, make_node
+
+METHODS = f"""\
+Lesions were found by the baseline 'threshold': FLAIR voxels more than
+{threshold.THRESHOLD_SD:g} robust standard deviations above the median of normal-appearing white
+matter, where the atlas sees white matter, in regions of at least {threshold.MINIMUM_MM3:g} mm3.
+It is a baseline for comparison: it misses faint and cortical lesions and takes bright normal
+tissue for lesions. """
+
+
+def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
+    """Build the graph that finds the lesions of one visit.
+
+    Workflow Graph
+        FLAIR, brain mask, white matter -> lesions -> masks in ``orig`` and MNI.
+
+    Parameters
+    ----------
+    name : str
+        Name of the workflow.
+    settings : Settings
+        Its output spaces say where the mask is brought.
+
+    Inputs
+    ------
+    flair, brain_mask, white_matter
+        In ``individual``.
+    reference, to_individual, to_mni
+        The FLAIR on its own grid, and the transforms.
+
+    Outputs
+    -------
+    mask, labels, rows, measures
+        Of `msapp.interfaces.lesions.FindLesions`.
+    mask_orig, mask_mni
+        The mask in other spaces.
+    """
+    workflow = pe.Workflow(name=name)
+    names = ['flair', 'brain_mask', 'white_matter', 'to_mni']
+    inputnode = pe.Node(
+        niu.IdentityInterface([*names, 'reference', 'to_individual']), name='inputnode'
+    )
+    outputs = ['mask', 'labels', 'rows', 'measures']
+    outputnode = pe.Node(
+        niu.IdentityInterface([*outputs, 'mask_orig', 'mask_mni']), name='outputnode'
+    )
+    find = make_node(FindLesions(), 'find_lesions', mem_gb=LARGE_GB)
+    workflow.connect(
+        [
+            (inputnode, find, [(name, name) for name in names]),
+            (find, outputnode, [(name, name) for name in outputs]),
+        ]
+    )
+    if 'orig' in settings.output_spaces:
+        add_mask_to_orig(workflow, inputnode, (find, 'mask'), outputnode)
+    if MNI in settings.output_spaces:
+        move = make_node(MaskToGrid(), 'lesions_to_mni')
+        workflow.connect(find, 'mask', move, 'in_file')
+        workflow.connect(inputnode, 'to_mni', move, 'transform')
+        workflow.connect(move, 'out_file', outputnode, 'mask_mni')
+    return workflow
+
+
+def add_mask_to_orig(
+    workflow: pe.Workflow, inputnode: pe.Node, mask: tuple[Any, str], outputnode: pe.Node
+) -> None:
+    """Bring a mask in ``individual`` back to the visit's own grid, as ``mask_orig``."""
+    move = make_node(MaskToGrid(), 'mask_to_orig', invert=True)
+    workflow.connect(*mask, move, 'in_file')
+    workflow.connect(inputnode, 'reference', move, 'grid')
+    workflow.connect(inputnode, 'to_individual', move, 'transform')
+    workflow.connect(move, 'out_file', outputnode, 'mask_orig')
+
+
+def add_lesion_outputs(
+    found: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks, common: dict[str, Any]
+) -> None:
+    """Write one visit's lesions: masks, instances, table, figures.
+
+    Parameters
+    ----------
+    found : nipype.Workflow
+        Of :func:`init_lesions_wf`.
+    applied : nipype.Workflow
+        Of `msapp.workflows.session.init_visit_apply_wf`.
+    sinks : VisitSinks
+    common : dict
+        Columns that all rows of the table share.
+    """
+
+    def out(field: str) -> tuple[Any, str]:
+        return found, f'outputnode.{field}'
+
+    model = {
+        'Type': 'Lesion',
+        'Model': threshold.NAME,
+        'ModelDescription': 'classical baseline without training; see the report',
+        'ThresholdSD': threshold.THRESHOLD_SD,
+        'MinimumVolumeMM3': threshold.MINIMUM_MM3,
+    }
+    fields = {'orig': 'mask_orig', 'individual': 'mask', MNI: 'mask_mni'}
+    for space, field in fields.items():
+        if space == 'individual' or space in sinks.settings.output_spaces:
+            sinks.image(
+                out(field),
+                space=space,
+                contrasts=('FLAIR',),
+                label='L',
+                suffix='mask',
+                metadata=model,
+            )
+    sinks.image(
+        out('labels'),
+        space='individual',
+        contrasts=('FLAIR',),
+        desc='lesions',
+        suffix='dseg',
+        metadata=model,
+    )
+    sinks.lookup(out('rows'), space='individual', desc='lesions')
+    sinks.table(out('rows'), 'lesions', common)
+    flair, brain = (applied, 'outputnode.preproc_FLAIR'), (applied, 'outputnode.brain_mask')
+    sinks.mosaic(
+        flair,
+        brain,
+        description='lesions',
+        contrast='FLAIR',
+        title=f'{sinks.visit.name}: lesions found by {threshold.NAME}',
+        outlined=out('mask'),
+        kind='lesions',
+    )
+    sinks.viewer(flair, out('mask'), brain, f'{sinks.participant} {sinks.visit.name}')

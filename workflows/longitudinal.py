@@ -1,0 +1,181 @@
+"""Two consecutive visits: candidate regions of new lesions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from msapp.interfaces.imaging import Register
+from msapp.interfaces.lesions import FindCandidates
+from msapp.lesions import candidates
+from msapp.settings import Settings
+from msapp.workflows.lesions import add_mask_to_orig
+from msapp.workflows.outputs import LARGE_GB, VisitSinks, make_node
+
+METHODS = f"""\
+Candidates of new lesions were found between consecutive visits by step one of the hybrid method
+(MSSEG-2, MICCAI 2021): the earlier FLAIR was registered (affine) to the later one, its histogram
+was matched to it by landmarks (after Nyul et al., IEEE TMI 2000) inside the intersection of both
+brain masks, both were rounded to {candidates.GREY_LEVELS} grey levels, and voxels kept whose level
+rises by more than {100 * (candidates.RATIO - 1):.0f} %, after an opening of
+{candidates.OPENING_MM:g} mm and an erosion of the brain mask by {candidates.SURFACE_MM:g} mm, in
+regions of at least {candidates.MINIMUM_MM3:g} mm3. Candidates are many and mostly false: no
+network has judged them. """
+
+FIELDS = (
+    'previous_flair',
+    'current_flair',
+    'current_brain',
+    'previous_to_individual',
+    'current_to_individual',
+    'previous_mask',
+    'current_mask',
+    'to_mni',
+)
+
+
+def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
+    """Build the graph that finds candidates between two visits.
+
+    Workflow Graph
+        affine registration of the earlier to the later FLAIR -> candidates -> mask in ``orig``.
+
+    Parameters
+    ----------
+    name : str
+        Name of the workflow.
+    settings : Settings
+
+    Inputs
+    ------
+    previous_flair, current_flair
+        Bias-corrected FLAIRs on their own grids.
+    current_brain
+        Brain probability of the later visit.
+    previous_to_individual, current_to_individual, to_mni
+        Transforms.
+    previous_mask, current_mask
+        Brain masks in ``individual``.
+
+    Outputs
+    -------
+    mask, labels, rows, measures, intersection
+        Of `msapp.interfaces.lesions.FindCandidates`.
+    mask_orig
+        The mask on the later visit's own grid.
+    """
+    workflow = pe.Workflow(name=name)
+    inputnode = pe.Node(niu.IdentityInterface(list(FIELDS)), name='inputnode')
+    outputs = ['mask', 'labels', 'rows', 'measures', 'intersection']
+    outputnode = pe.Node(niu.IdentityInterface([*outputs, 'mask_orig']), name='outputnode')
+    register = make_node(
+        Register(), 'affine_to_later', kind='Affine', seed=settings.random_seed
+    )
+    find = make_node(FindCandidates(), 'find_candidates', mem_gb=LARGE_GB)
+    workflow.connect(
+        [
+            (
+                inputnode,
+                register,
+                [
+                    ('current_flair', 'fixed'),
+                    ('previous_flair', 'moving'),
+                    ('current_brain', 'fixed_brain'),
+                    ('current_to_individual', 'initial_fixed'),
+                    ('previous_to_individual', 'initial_moving'),
+                ],
+            ),
+            (register, find, [('transform', 'previous_to_current')]),
+            (
+                inputnode,
+                find,
+                [
+                    ('previous_flair', 'previous'),
+                    ('current_flair', 'current'),
+                    ('previous_to_individual', 'previous_to_individual'),
+                    ('current_to_individual', 'current_to_individual'),
+                    ('previous_mask', 'previous_mask'),
+                    ('current_mask', 'current_mask'),
+                    ('to_mni', 'to_mni'),
+                ],
+            ),
+            (find, outputnode, [(name, name) for name in outputs]),
+        ]
+    )
+    if 'orig' in settings.output_spaces:
+        back = pe.Node(niu.IdentityInterface(['reference', 'to_individual']), name='later')
+        workflow.connect(inputnode, 'current_flair', back, 'reference')
+        workflow.connect(inputnode, 'current_to_individual', back, 'to_individual')
+        add_mask_to_orig(workflow, back, (find, 'mask'), outputnode)
+    return workflow
+
+
+def add_candidate_outputs(
+    found: pe.Workflow,
+    previous: pe.Workflow,
+    current: pe.Workflow,
+    sinks: VisitSinks,
+    since: str,
+    common: dict[str, Any],
+) -> None:
+    """Write the candidates of a visit: masks, instances, table, figures.
+
+    Parameters
+    ----------
+    found : nipype.Workflow
+        Of :func:`init_candidates_wf`.
+    previous, current : nipype.Workflow
+        Of `msapp.workflows.session.init_visit_apply_wf`.
+    sinks : VisitSinks
+        Of the later visit.
+    since : str
+        Session label of the earlier visit, with prefix.
+    common : dict
+        Columns that all rows of the table share.
+    """
+
+    def out(field: str) -> tuple[Any, str]:
+        return found, f'outputnode.{field}'
+
+    description = f'since{since.removeprefix("ses-")}'
+    method = {
+        'Description': 'Candidate regions of new lesions; not confirmed by a network or a reader.',
+        'GreyLevels': candidates.GREY_LEVELS,
+        'Ratio': candidates.RATIO,
+        'MinimumVolumeMM3': candidates.MINIMUM_MM3,
+        'ComparedWith': since,
+    }
+    entities = {'label': 'newcandidate', 'desc': description, 'metadata': method}
+    for space, field in (('orig', 'mask_orig'), ('individual', 'mask')):
+        if space == 'individual' or space in sinks.settings.output_spaces:
+            sinks.image(
+                out(field), space=space, contrasts=('FLAIR',), suffix='mask', **entities
+            )
+    sinks.image(
+        out('labels'), space='individual', contrasts=('FLAIR',), suffix='dseg', **entities
+    )
+    sinks.lookup(out('rows'), space='individual', label='newcandidate', desc=description)
+    sinks.table(out('rows'), 'changes', common)
+    before, now = (previous, 'outputnode.preproc_FLAIR'), (current, 'outputnode.preproc_FLAIR')
+    labels = (since, sinks.visit.name)
+    sinks.flicker(before, now, out('intersection'), out('mask'), labels)
+    sinks.checkerboard(
+        before,
+        now,
+        out('intersection'),
+        description='visits',
+        contrast='FLAIR',
+        labels=labels,
+    )
+    sinks.candidates(before, now, out('intersection'), found, labels)
+    sinks.mosaic(
+        now,
+        out('intersection'),
+        description='candidatemosaic',
+        contrast='FLAIR',
+        title=f'{sinks.visit.name}: candidates since {since} (not confirmed)',
+        outlined=out('mask'),
+        kind='candidates',
+    )

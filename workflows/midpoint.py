@@ -1,0 +1,69 @@
+"""The participant's own space at the midpoint of the visits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nipype.interfaces import utility as niu
+from nipype.pipeline import engine as pe
+
+from msapp.bids.query import Visit
+from msapp.interfaces.imaging import FindMidpoint
+from msapp.settings import Settings
+from msapp.workflows.outputs import LARGE_GB, SMALL_GB, make_node
+
+METHODS = """\
+The visits were brought into one space, rigid, 1 mm isotropic, at their unbiased midpoint (after
+Reuter et al., NeuroImage 2012) and with the axes of MNI152NLin2009aSym; every image was
+interpolated into it once from its own grid, and scaled so that normal-appearing white matter has
+the median 1. """
+
+
+def pick(items: list[Any], index: int) -> Any:
+    """Return one item of a list; for nipype connections."""
+    return items[index]
+
+
+def init_midpoint_wf(*, visits: tuple[Visit, ...], settings: Settings) -> pe.Workflow:
+    """Build the graph that finds the space ``individual``.
+
+    Workflow Graph
+        Lists of all visits -> midpoint.
+
+    Parameters
+    ----------
+    visits : tuple of Visit
+    settings : Settings
+
+    Inputs
+    ------
+    image<n>, brain<n>, from_mni<n>
+        Of visit n, counted from 1: its reference image after N4, brain probability, map from MNI.
+
+    Outputs
+    -------
+    to_individual
+        List, one transform a visit.
+    to_mni
+        Transform that resamples ``individual`` onto MNI.
+    """
+    workflow = pe.Workflow(name='midpoint_wf')
+    count = len(visits)
+    fields = {'image': 'images', 'brain': 'brains', 'from_mni': 'from_mni'}
+    inputnode = pe.Node(
+        niu.IdentityInterface([f'{name}{n}' for name in fields for n in range(1, count + 1)]),
+        name='inputnode',
+    )
+    outputnode = pe.Node(niu.IdentityInterface(['to_individual', 'to_mni']), name='outputnode')
+    midpoint = make_node(
+        FindMidpoint(), 'midpoint', mem_gb=LARGE_GB, seed=settings.random_seed
+    )
+    for name, field in fields.items():
+        merge = make_node(niu.Merge(count), f'merge_{name}', mem_gb=SMALL_GB)
+        for n in range(1, count + 1):
+            workflow.connect(inputnode, f'{name}{n}', merge, f'in{n}')
+        workflow.connect(merge, 'out', midpoint, field)
+    workflow.connect(
+        [(midpoint, outputnode, [('to_individual', 'to_individual'), ('to_mni', 'to_mni')])]
+    )
+    return workflow

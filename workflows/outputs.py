@@ -1,0 +1,259 @@
+"""Where results go: sinks with the names, sidecars and figures of one visit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+
+from msapp.bids.dataset import uri
+from msapp.bids.names import contrast_entities, derivative_path
+from msapp.bids.query import Visit
+from msapp.interfaces import figures, outputs
+from msapp.settings import Settings
+
+MNI = 'MNI152NLin2009aSym'
+# Memory that holds a few images of the individual grid, GB.
+SMALL_GB, MEDIUM_GB, LARGE_GB = 0.5, 1.0, 2.0
+
+Source = tuple[pe.Node, str]
+
+
+def make_node(interface: Any, name: str, *, mem_gb: float = MEDIUM_GB, **inputs: Any) -> pe.Node:
+    """Make a node with its memory and its constant inputs."""
+    node = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=1)
+    node.inputs.trait_set(**inputs)
+    return node
+
+
+def safe_name(text: str) -> str:
+    """Return a node or workflow name for a BIDS label.
+
+    Examples
+    --------
+    >>> safe_name('ses-1'), safe_name('ce-gadolinium T1w')
+    ('ses_1', 'ce_gadolinium_T1w')
+    """
+    return re.sub(r'\W', '_', text)
+
+
+@dataclass(frozen=True)
+class VisitSinks:
+    """Adds to a workflow the nodes that write one visit's files.
+
+    Attributes
+    ----------
+    workflow : nipype.Workflow
+        The participant's; gets the sinks.
+    settings : Settings
+    participant : str
+        Label with prefix.
+    visit : Visit
+    space_reference : str
+        BIDS URI of the image that defines ``individual``.
+    """
+
+    workflow: pe.Workflow
+    settings: Settings
+    participant: str
+    visit: Visit
+    space_reference: str
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this visit's nodes and workflows begin with."""
+        return safe_name(self.visit.session or 'visit')
+
+    def _path(self, figure: bool = False, **entities: str) -> Path:
+        return derivative_path(self.participant, self.visit.session, figure=figure, **entities)
+
+    def _add(self, interface: Any, name: str, path: Path, **inputs: Any) -> pe.Node:
+        """Add a sink; it runs again where its file is gone."""
+        node = make_node(interface, f'{self.prefix}_{name}', mem_gb=SMALL_GB)
+        node.inputs.trait_set(
+            output_dir=str(self.settings.output_dir), name=path.as_posix(), **inputs
+        )
+        node.overwrite = not (self.settings.output_dir / path).exists()
+        self.workflow.add_nodes([node])
+        return node
+
+    def _raw(self, contrast: str) -> str:
+        return uri(self.visit.images[contrast], self.settings.bids_dir, self.settings.output_dir)
+
+    def _spatial_reference(self, space: str) -> str:
+        return {
+            'orig': self._raw(self.visit.reference),
+            'individual': self.space_reference,
+            MNI: MNI,
+        }[space]
+
+    def image(
+        self,
+        source: Source,
+        *,
+        space: str,
+        contrasts: tuple[str, ...],
+        stripped: bool = False,
+        metadata: dict[str, Any] | None = None,
+        **entities: str,
+    ) -> None:
+        """Write an image with its sidecar.
+
+        Parameters
+        ----------
+        source : tuple of Node and str
+            The node and its output.
+        space : str
+            ``orig``, ``individual`` or MNI.
+        contrasts : tuple of str
+            Contrasts it was made from, for ``Sources``.
+        stripped : bool
+            Whether everything outside the brain is zero.
+        metadata : dict, optional
+            More keys of the sidecar.
+        **entities : str
+            For the name; ``suffix`` is needed.
+        """
+        path = self._path(space=space, extension='.nii.gz', **entities)
+        sidecar = {
+            'Sources': [self._raw(contrast) for contrast in contrasts],
+            'SpatialReference': self._spatial_reference(space),
+            'SkullStripped': stripped,
+            **(metadata or {}),
+        }
+        start = '_'.join(filter(None, (self.participant, self.visit.session)))
+        name = safe_name(path.name.removesuffix('.nii.gz').removeprefix(start))
+        node = self._add(outputs.SaveImage(), f'save{name}', path, metadata=sidecar)
+        self.workflow.connect(*source, node, 'in_file')
+
+    def transform(self, source: Source, *, origin: str, target: str, **entities: str) -> None:
+        """Write a transform that resamples images of ``origin`` onto ``target``."""
+        path = self._path(
+            **{'from': origin, 'to': target, 'mode': 'image'},
+            suffix='xfm',
+            extension='.txt',
+            **entities,
+        )
+        sidecar = {
+            'FromFile': self._raw(self.visit.reference) if origin == 'orig' else origin,
+            'Description': f'ITK text transform for antsApplyTransforms: resamples an image of '
+            f'{origin} onto the grid of {target}. World coordinates, mm.',
+        }
+        name = f'save_from_{origin}{"_ce" if entities else ""}_to_{target}'
+        node = self._add(outputs.SaveTransform(), name, path, metadata=sidecar)
+        self.workflow.connect(*source, node, 'in_file')
+
+    def lookup(self, source: Source, **entities: str) -> None:
+        """Write the TSV that names the labels of a ``dseg`` image."""
+        path = self._path(suffix='dseg', extension='.tsv', **entities)
+        node = self._add(outputs.SaveLookup(), f'save_lookup_{entities["desc"]}', path)
+        self.workflow.connect(*source, node, 'rows')
+
+    def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
+        """Write the table of lesions or changes."""
+        path = self._path(desc=kind, suffix='stats', extension='.tsv')
+        node = self._add(
+            outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common
+        )
+        self.workflow.connect(*source, node, 'rows')
+
+    def summary(self, sources: dict[str, Source], common: dict[str, Any]) -> None:
+        """Write the visit's numbers, measured by the nodes of ``sources``."""
+        path = self._path(desc='summary', suffix='stats', extension='.tsv')
+        node = self._add(outputs.SaveSummary(), 'save_summary', path, common=common)
+        for field, source in sources.items():
+            self.workflow.connect(*source, node, field)
+
+    def _figure_path(self, description: str, contrast: str, extension: str = '.png') -> Path:
+        return self._path(
+            figure=True, desc=description, extension=extension, **contrast_entities(contrast)
+        )
+
+    def mosaic(
+        self,
+        image: Source,
+        brain_mask: Source,
+        *,
+        description: str,
+        contrast: str,
+        title: str,
+        outlined: Source | None = None,
+        kind: str = 'brain',
+    ) -> None:
+        """Draw slices of a contrast, with the outline of a mask if one is given."""
+        path = self._figure_path(description, contrast)
+        node = self._add(
+            figures.DrawMosaic(), f'draw_{description}_{contrast}', path, title=title, kind=kind
+        )
+        self.workflow.connect(*image, node, 'image')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')
+        if outlined is not None:
+            self.workflow.connect(*outlined, node, 'outlined')
+
+    def checkerboard(
+        self,
+        first: Source,
+        second: Source,
+        brain_mask: Source,
+        *,
+        description: str,
+        contrast: str,
+        labels: tuple[str, str],
+    ) -> None:
+        """Draw two aligned images in alternate tiles."""
+        path = self._figure_path(description, contrast)
+        node = self._add(
+            figures.DrawCheckerboard(), f'draw_{description}_{contrast}', path, labels=labels
+        )
+        self.workflow.connect(*first, node, 'first')
+        self.workflow.connect(*second, node, 'second')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')
+
+    def flicker(
+        self,
+        first: Source,
+        second: Source,
+        brain_mask: Source,
+        focus: Source,
+        labels: tuple[str, str],
+    ) -> None:
+        """Draw two visits in turn."""
+        node = self._add(
+            figures.DrawFlicker(),
+            'draw_flicker',
+            self._figure_path('before', 'FLAIR'),
+            labels=labels,
+            second_name=self._figure_path('after', 'FLAIR').as_posix(),
+        )
+        self.workflow.connect(*first, node, 'first')
+        self.workflow.connect(*second, node, 'second')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')
+        self.workflow.connect(*focus, node, 'focus')
+
+    def candidates(
+        self,
+        first: Source,
+        second: Source,
+        brain_mask: Source,
+        found: pe.Workflow,
+        labels: tuple[str, str],
+    ) -> None:
+        """Draw the largest candidates."""
+        path = self._figure_path('candidates', 'FLAIR')
+        node = self._add(figures.DrawCandidates(), 'draw_candidates', path, labels=labels)
+        self.workflow.connect(*first, node, 'first')
+        self.workflow.connect(*second, node, 'second')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')
+        self.workflow.connect(found, 'outputnode.labels', node, 'candidates')
+        self.workflow.connect(found, 'outputnode.rows', node, 'rows')
+
+    def viewer(self, image: Source, mask: Source, brain_mask: Source, title: str) -> None:
+        """Draw the interactive viewer."""
+        path = self._figure_path('viewer', 'FLAIR', '.html')
+        node = self._add(figures.DrawViewer(), 'draw_viewer', path, title=title)
+        self.workflow.connect(*image, node, 'image')
+        self.workflow.connect(*mask, node, 'mask')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')

@@ -1,0 +1,90 @@
+"""The text of a participant's report, and the group level: both from what is on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import nibabel as nib
+
+from msapp.bids.query import Participant, Visit
+from msapp.imaging.geometry import spacing_mm
+from msapp.provenance import versions
+from msapp.reports.html import trusted
+from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
+from msapp.settings import Settings
+from msapp.workflows import lesions, longitudinal, midpoint, session
+
+CAUTION = 'Research software, not a medical device: no decision about a patient may rest on it.'
+
+
+def methods_text(settings: Settings, participants: Sequence[Participant]) -> str:
+    """Return the methods with their citations, as they apply to these participants."""
+    visits = [visit for participant in participants for visit in participant.visits]
+    references = sorted({visit.reference for visit in visits}) or ['FLAIR']
+    text = session.FIT_METHODS.format(
+        reference=' or '.join(references), brain=session.BRAIN_METHODS[settings.brain_extraction]
+    )
+    text += midpoint.METHODS
+    if 'lesions' in settings.tasks:
+        text += lesions.METHODS
+    if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
+        text += longitudinal.METHODS
+    return ' '.join((text + CAUTION).split())
+
+
+def write_report(
+    participant: Participant,
+    settings: Settings,
+    *,
+    not_done: Callable[[Visit, Visit | None, Settings], Iterator[str]],
+    errors: Sequence[str] = (),
+) -> Path:
+    """Write one participant's page from the figures and tables that are on disk.
+
+    Parameters
+    ----------
+    participant : Participant
+    settings : Settings
+    not_done : callable
+        Gives sentences about what is not done for a visit.
+    errors : sequence of str
+
+    Returns
+    -------
+    Path
+    """
+    sections, previous = [], None
+    for visit in participant.visits:
+        reasons = (*visit.left_out, *not_done(visit, previous, settings))
+        found = tuple(_found(name, path) for name, path in visit.images.items())
+        sections.append(VisitSection(visit.session, visit.acq_time, found, reasons))
+        previous = visit
+    given = [error for error in (participant.error, *errors) if error]
+    report = ParticipantReport(
+        participant=participant.label,
+        visits=tuple(sections),
+        errors=tuple(given),
+        warnings=(*participant.left_out, *_warnings(settings)),
+        methods_html=f'<p>{trusted(methods_text(settings, [participant]))}</p>',
+        versions={name: version for name, version in versions().items() if version},
+        settings={
+            'tasks': ', '.join(settings.tasks),
+            'lesion model': settings.lesion_model,
+            'brain extraction': settings.brain_extraction,
+            'random seed': str(settings.random_seed),
+        },
+    )
+    return write_participant_report(settings.output_dir, report)
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """Give what a reader must know before reading any number."""
+    if settings.sloppy:
+        yield 'Made with --sloppy: the numbers are not results.'
+
+
+def _found(contrast: str, path: Path) -> dict[str, str]:
+    """Describe one image for the report."""
+    size = ' x '.join(f'{step:.2f}' for step in spacing_mm(nib.load(path)))  # type: ignore[arg-type]
+    return {'contrast': contrast, 'file': path.name, 'voxel_size_mm': size, 'note': ''}
