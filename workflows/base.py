@@ -93,7 +93,7 @@ def init_participant_wf(
                 )
             ]
         )
-        applied.append(_add_applied(workflow, visit, fit, space, number - 1, settings))
+        applied.append(_add_applied(workflow, visit, fit, space, number, settings))
     for index, visit in enumerate(visits):
         sinks = VisitSinks(
             workflow=workflow,
@@ -136,12 +136,12 @@ def _add_applied(
     visit: Visit,
     fit: pe.Workflow,
     space: pe.Workflow,
-    index: int,
+    number: int,
     settings: Settings,
 ) -> pe.Workflow:
     """Add the graph that brings a visit into ``individual``, and connect it."""
     applied = session.init_visit_apply_wf(visit=visit, settings=settings)
-    fields = ['brain', 'white_matter', *(f'n4_{contrast}' for contrast in visit.images)]
+    fields = [*session.TISSUES, *(f'n4_{contrast}' for contrast in visit.images)]
     fields += [f'to_reference_{name}' for name in visit.images if name != visit.reference]
     workflow.connect(
         [
@@ -150,10 +150,7 @@ def _add_applied(
                 space,
                 applied,
                 [
-                    (
-                        ('outputnode.to_individual', midpoint.pick, index),
-                        'inputnode.to_individual',
-                    ),
+                    (f'outputnode.to_individual{number}', 'inputnode.to_individual'),
                     ('outputnode.to_mni', 'inputnode.to_mni'),
                 ],
             ),
@@ -221,6 +218,7 @@ def _add_lesions(
                     ('outputnode.preproc_FLAIR', 'inputnode.flair'),
                     ('outputnode.brain_mask', 'inputnode.brain_mask'),
                     ('outputnode.white_matter', 'inputnode.white_matter'),
+                    ('outputnode.grey_matter', 'inputnode.grey_matter'),
                     ('outputnode.xfm_FLAIR', 'inputnode.to_individual'),
                 ],
             ),

@@ -15,8 +15,9 @@ from msapp.workflows.outputs import LARGE_GB, MNI, VisitSinks, make_node
 
 METHODS = f"""\
 Lesions were found by the baseline 'threshold': FLAIR voxels more than
-{threshold.THRESHOLD_SD:g} robust standard deviations above the median of normal-appearing white
-matter, where the atlas sees white matter, in regions of at least {threshold.MINIMUM_MM3:g} mm3.
+{threshold.WHITE_MATTER_SD:g} robust standard deviations above the median of normal-appearing white
+matter and more than {threshold.GREY_MATTER_SD:g} above that of grey matter (after Souplet et al.,
+MS Lesion Segmentation Challenge, MICCAI 2008), where the atlas sees white matter, in regions of at least {threshold.MINIMUM_MM3:g} mm3.
 It is a baseline for comparison: it misses faint and cortical lesions and takes bright normal
 tissue for lesions. """
 
@@ -25,7 +26,7 @@ def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
     """Build the graph that finds the lesions of one visit.
 
     Workflow Graph
-        FLAIR, brain mask, white matter -> lesions -> masks in ``orig`` and MNI.
+        FLAIR, brain mask, tissue maps -> lesions -> masks in ``orig`` and MNI.
 
     Parameters
     ----------
@@ -36,7 +37,7 @@ def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
 
     Inputs
     ------
-    flair, brain_mask, white_matter
+    flair, brain_mask, white_matter, grey_matter
         In ``individual``.
     reference, to_individual, to_mni
         The FLAIR on its own grid, and the transforms.
@@ -49,7 +50,7 @@ def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
         The mask in other spaces.
     """
     workflow = pe.Workflow(name=name)
-    names = ['flair', 'brain_mask', 'white_matter', 'to_mni']
+    names = ['flair', 'brain_mask', 'white_matter', 'grey_matter', 'to_mni']
     inputnode = pe.Node(
         niu.IdentityInterface([*names, 'reference', 'to_individual']), name='inputnode'
     )
@@ -108,7 +109,8 @@ def add_lesion_outputs(
         'Type': 'Lesion',
         'Model': threshold.NAME,
         'ModelDescription': 'classical baseline without training; see the report',
-        'ThresholdSD': threshold.THRESHOLD_SD,
+        'ThresholdWhiteMatterSD': threshold.WHITE_MATTER_SD,
+        'ThresholdGreyMatterSD': threshold.GREY_MATTER_SD,
         'MinimumVolumeMM3': threshold.MINIMUM_MM3,
     }
     fields = {'orig': 'mask_orig', 'individual': 'mask', MNI: 'mask_mni'}

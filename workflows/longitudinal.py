@@ -70,9 +70,7 @@ def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
     inputnode = pe.Node(niu.IdentityInterface(list(FIELDS)), name='inputnode')
     outputs = ['mask', 'labels', 'rows', 'measures', 'intersection']
     outputnode = pe.Node(niu.IdentityInterface([*outputs, 'mask_orig']), name='outputnode')
-    register = make_node(
-        Register(), 'affine_to_later', kind='Affine', seed=settings.random_seed
-    )
+    register = make_node(Register(), 'affine_to_later', kind='Affine', seed=settings.random_seed)
     find = make_node(FindCandidates(), 'find_candidates', mem_gb=LARGE_GB)
     workflow.connect(
         [
@@ -147,16 +145,27 @@ def add_candidate_outputs(
         'MinimumVolumeMM3': candidates.MINIMUM_MM3,
         'ComparedWith': since,
     }
-    entities = {'label': 'newcandidate', 'desc': description, 'metadata': method}
     for space, field in (('orig', 'mask_orig'), ('individual', 'mask')):
         if space == 'individual' or space in sinks.settings.output_spaces:
             sinks.image(
-                out(field), space=space, contrasts=('FLAIR',), suffix='mask', **entities
+                out(field),
+                space=space,
+                contrasts=('FLAIR',),
+                label='newcandidate',
+                desc=description,
+                suffix='mask',
+                metadata=method,
             )
+    instances = f'candidates{description}'
     sinks.image(
-        out('labels'), space='individual', contrasts=('FLAIR',), suffix='dseg', **entities
+        out('labels'),
+        space='individual',
+        contrasts=('FLAIR',),
+        desc=instances,
+        suffix='dseg',
+        metadata=method,
     )
-    sinks.lookup(out('rows'), space='individual', label='newcandidate', desc=description)
+    sinks.lookup(out('rows'), space='individual', desc=instances)
     sinks.table(out('rows'), 'changes', common)
     before, now = (previous, 'outputnode.preproc_FLAIR'), (current, 'outputnode.preproc_FLAIR')
     labels = (since, sinks.visit.name)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
@@ -17,11 +15,6 @@ The visits were brought into one space, rigid, 1 mm isotropic, at their unbiased
 Reuter et al., NeuroImage 2012) and with the axes of MNI152NLin2009aSym; every image was
 interpolated into it once from its own grid, and scaled so that normal-appearing white matter has
 the median 1. """
-
-
-def pick(items: list[Any], index: int) -> Any:
-    """Return one item of a list; for nipype connections."""
-    return items[index]
 
 
 def init_midpoint_wf(*, visits: tuple[Visit, ...], settings: Settings) -> pe.Workflow:
@@ -42,28 +35,32 @@ def init_midpoint_wf(*, visits: tuple[Visit, ...], settings: Settings) -> pe.Wor
 
     Outputs
     -------
-    to_individual
-        List, one transform a visit.
+    to_individual<n>
+        Transform of visit n.
     to_mni
         Transform that resamples ``individual`` onto MNI.
     """
     workflow = pe.Workflow(name='midpoint_wf')
     count = len(visits)
+    numbers = range(1, count + 1)
     fields = {'image': 'images', 'brain': 'brains', 'from_mni': 'from_mni'}
     inputnode = pe.Node(
-        niu.IdentityInterface([f'{name}{n}' for name in fields for n in range(1, count + 1)]),
+        niu.IdentityInterface([f'{name}{n}' for name in fields for n in numbers]),
         name='inputnode',
     )
-    outputnode = pe.Node(niu.IdentityInterface(['to_individual', 'to_mni']), name='outputnode')
-    midpoint = make_node(
-        FindMidpoint(), 'midpoint', mem_gb=LARGE_GB, seed=settings.random_seed
+    outputnode = pe.Node(
+        niu.IdentityInterface(['to_mni', *(f'to_individual{n}' for n in numbers)]),
+        name='outputnode',
     )
+    midpoint = make_node(FindMidpoint(), 'midpoint', mem_gb=LARGE_GB, seed=settings.random_seed)
     for name, field in fields.items():
         merge = make_node(niu.Merge(count), f'merge_{name}', mem_gb=SMALL_GB)
-        for n in range(1, count + 1):
+        for n in numbers:
             workflow.connect(inputnode, f'{name}{n}', merge, f'in{n}')
         workflow.connect(merge, 'out', midpoint, field)
-    workflow.connect(
-        [(midpoint, outputnode, [('to_individual', 'to_individual'), ('to_mni', 'to_mni')])]
-    )
+    workflow.connect(midpoint, 'to_mni', outputnode, 'to_mni')
+    for n in numbers:
+        select = make_node(niu.Select(index=[n - 1]), f'select{n}', mem_gb=SMALL_GB)
+        workflow.connect(midpoint, 'to_individual', select, 'inlist')
+        workflow.connect(select, 'out', outputnode, f'to_individual{n}')
     return workflow

@@ -10,7 +10,7 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from msapp.bids.dataset import uri
-from msapp.bids.names import contrast_entities, derivative_path
+from msapp.bids.names import contrast_entities, derivative_path, figure_path
 from msapp.bids.query import Visit
 from msapp.interfaces import figures, outputs
 from msapp.settings import Settings
@@ -67,8 +67,8 @@ class VisitSinks:
         """What the names of this visit's nodes and workflows begin with."""
         return safe_name(self.visit.session or 'visit')
 
-    def _path(self, figure: bool = False, **entities: str) -> Path:
-        return derivative_path(self.participant, self.visit.session, figure=figure, **entities)
+    def _path(self, **entities: str) -> Path:
+        return derivative_path(self.participant, self.visit.session, **entities)
 
     def _add(self, interface: Any, name: str, path: Path, **inputs: Any) -> pe.Node:
         """Add a sink; it runs again where its file is gone."""
@@ -155,9 +155,7 @@ class VisitSinks:
     def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
         """Write the table of lesions or changes."""
         path = self._path(desc=kind, suffix='stats', extension='.tsv')
-        node = self._add(
-            outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common
-        )
+        node = self._add(outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common)
         self.workflow.connect(*source, node, 'rows')
 
     def summary(self, sources: dict[str, Source], common: dict[str, Any]) -> None:
@@ -168,8 +166,12 @@ class VisitSinks:
             self.workflow.connect(*source, node, field)
 
     def _figure_path(self, description: str, contrast: str, extension: str = '.png') -> Path:
-        return self._path(
-            figure=True, desc=description, extension=extension, **contrast_entities(contrast)
+        return figure_path(
+            self.participant,
+            self.visit.session,
+            desc=description,
+            extension=extension,
+            **contrast_entities(contrast),
         )
 
     def mosaic(

@@ -15,6 +15,9 @@ from msapp.interfaces.lesions import MeasureNoise
 from msapp.settings import Settings
 from msapp.workflows.outputs import LARGE_GB, MNI, SMALL_GB, VisitSinks, make_node, safe_name
 
+TISSUES = ('brain', 'white_matter', 'grey_matter')
+BRAIN_FIELDS = (*TISSUES, 'from_mni', 'measures')
+
 FIT_METHODS = """\
 Images were corrected for the receive field with N4 (Tustison et al., IEEE TMI 2010) and other
 contrasts were registered rigidly to the {reference} of their visit with ANTs (Avants et al.,
@@ -48,7 +51,7 @@ def init_visit_fit_wf(
         Bias-corrected image on its own grid.
     to_reference_<contrast>
         Transform that resamples it onto the reference (not for the reference itself).
-    brain, white_matter, from_mni, measures
+    brain, white_matter, grey_matter, from_mni, measures
         Of `msapp.interfaces.imaging.ExtractBrain`.
     """
     workflow = pe.Workflow(name=f'{safe_name(visit.session or "visit")}_fit_wf')
@@ -56,7 +59,7 @@ def init_visit_fit_wf(
     fields = [f'n4_{contrast}' for contrast in visit.images]
     fields += [f'to_reference_{contrast}' for contrast in others]
     outputnode = pe.Node(
-        niu.IdentityInterface([*fields, 'brain', 'white_matter', 'from_mni', 'measures']),
+        niu.IdentityInterface([*fields, *BRAIN_FIELDS]),
         name='outputnode',
     )
     corrected: dict[str, pe.Node] = {}
@@ -78,12 +81,10 @@ def init_visit_fit_wf(
     if given_mask is not None:
         brain.inputs.given_mask = str(given_mask)
     workflow.connect(corrected[visit.reference], 'out_file', brain, 'in_file')
-    for field in ('brain', 'white_matter', 'from_mni', 'measures'):
+    for field in BRAIN_FIELDS:
         workflow.connect(brain, field, outputnode, field)
     for contrast in others:
-        register = make_node(
-            imaging.Register(), f'register_{contrast}', seed=settings.random_seed
-        )
+        register = make_node(imaging.Register(), f'register_{contrast}', seed=settings.random_seed)
         workflow.connect(corrected[visit.reference], 'out_file', register, 'fixed')
         workflow.connect(corrected[contrast], 'out_file', register, 'moving')
         workflow.connect(brain, 'brain', register, 'fixed_brain')
@@ -107,15 +108,15 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
     ------
     to_individual, to_mni
         Transforms of `msapp.interfaces.imaging.FindMidpoint`.
-    n4_<contrast>, to_reference_<contrast>, brain, white_matter, measures
+    n4_<contrast>, to_reference_<contrast>, brain, white_matter, grey_matter
         Outputs of :func:`init_visit_fit_wf`.
 
     Outputs
     -------
     preproc_<contrast>, xfm_<contrast>
         Normalised image in ``individual``, and the transform that took it there.
-    brain_mask, brain_mask_orig, white_matter
-        Masks in ``individual`` and ``orig``; white matter probability in ``individual``.
+    brain_mask, brain_mask_orig, white_matter, grey_matter
+        Masks in ``individual`` and ``orig``; tissue probabilities in ``individual``.
     measures_brain, measures_noise, alignment_<contrast>
         Numbers for the summary.
     """
@@ -123,7 +124,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
     others = [contrast for contrast in visit.images if contrast != visit.reference]
     inputnode = pe.Node(
         niu.IdentityInterface(
-            ['to_individual', 'to_mni', 'brain', 'white_matter', 'measures']
+            ['to_individual', 'to_mni', *TISSUES]
             + [f'n4_{contrast}' for contrast in visit.images]
             + [f'to_reference_{contrast}' for contrast in others]
         ),
@@ -131,7 +132,8 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
     )
     outputnode = pe.Node(
         niu.IdentityInterface(
-            ['brain_mask', 'brain_mask_orig', 'white_matter', 'measures_brain', 'measures_noise']
+            ['brain_mask', 'brain_mask_orig', 'white_matter', 'grey_matter']
+            + ['measures_brain', 'measures_noise']
             + [f'{kind}_{contrast}' for contrast in visit.images for kind in ('preproc', 'xfm')]
             + [f'alignment_{contrast}' for contrast in others]
         ),
@@ -145,8 +147,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
                 inputnode,
                 masks,
                 [
-                    ('brain', 'brain'),
-                    ('white_matter', 'white_matter'),
+                    *((name, name) for name in TISSUES),
                     (f'n4_{visit.reference}', 'reference'),
                     ('to_individual', 'to_individual'),
                 ],
@@ -160,6 +161,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
                     ('individual', 'brain_mask'),
                     ('orig', 'brain_mask_orig'),
                     ('white_matter', 'white_matter'),
+                    ('grey_matter', 'grey_matter'),
                     ('measures', 'measures_brain'),
                 ],
             ),

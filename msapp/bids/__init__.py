@@ -1,1 +1,1 @@
-
+"""The input dataset and the names of the output."""

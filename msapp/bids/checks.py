@@ -42,8 +42,9 @@ def check_folders(settings: Settings) -> None:
             f'{target}: the output folder lies inside the input dataset. Choose a folder outside '
             f'it, or {source / "derivatives" / "msapp"}.'
         )
-    for folder in (target, settings.work_path):
-        _check_writable(folder)
+    if not settings.dry_run:
+        for folder in (target, settings.work_path):
+            _check_writable(folder)
 
 
 def _is_inside(path: Path, parent: Path) -> bool:

@@ -18,13 +18,13 @@ DESCRIPTION = 'dataset_description.json'
 # What BIDS has no name for; everything else must pass the validator.
 IGNORED = (
     '*.html',
-    'work/',
-    'logs/',
-    'sub-*/figures/',
+    'work',
+    'logs',
+    'figures',
     '*_xfm.txt',
+    '*_xfm.json',
     '*_stats.tsv',
     '*_stats.json',
-    '*label-newcandidate*',
 )
 
 

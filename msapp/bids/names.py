@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from msapp.errors import InternalError
 
@@ -14,17 +15,13 @@ STEM = (
 FIGURES = 'sub-{subject}/figures/'
 
 
-def derivative_path(
-    participant: str, session: str | None, *, figure: bool = False, **entities: str
-) -> Path:
+def derivative_path(participant: str, session: str | None, **entities: str) -> Path:
     """Return the path of a derivative below the output folder.
 
     Parameters
     ----------
     participant, session : str
         Labels with their prefixes (``sub-01``, ``ses-1``); None without sessions.
-    figure : bool
-        Whether it belongs to the report's figures.
     **entities : str
         BIDS entities by pybids' names, with ``suffix`` and ``extension``.
 
@@ -44,19 +41,28 @@ def derivative_path(
     ...                 extension='.nii.gz').as_posix()
     'sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-L_mask.nii.gz'
     """
+    return _build(FOLDER + STEM, participant, session, entities)
+
+
+def figure_path(participant: str, session: str | None, **entities: str) -> Path:
+    """Return the path of a figure of the report; see :func:`derivative_path`."""
+    return _build(FIGURES + STEM, participant, session, entities)
+
+
+def _build(pattern: str, participant: str, session: str | None, entities: dict[str, str]) -> Path:
+    """Fill a pattern; every entity must find a place."""
     from bids.layout.writing import build_path
 
     given = {'subject': participant.removeprefix('sub-'), **entities}
     if session is not None:
         given['session'] = session.removeprefix('ses-')
-    pattern = (FIGURES if figure else FOLDER) + STEM
     name = build_path(given, [pattern], strict=True)
     if name is None:
         raise InternalError(f'no name can be built from {given}; see msapp/bids/names.py.')
     return Path(name)
 
 
-def contrast_entities(contrast: str) -> dict[str, str]:
+def contrast_entities(contrast: str) -> dict[str, Any]:
     """Return suffix and contrast agent of a contrast.
 
     Examples

@@ -1,1 +1,1 @@
-
+"""Command lines."""

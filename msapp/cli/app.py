@@ -194,7 +194,7 @@ def _write_reports(
         outcome = failed.get(participant.label)
         errors = []
         if outcome is not None and outcome.status != 'done':
-            errors = [f'{outcome.failed_step or outcome.status}: {outcome.error or ""}']
+            errors = [_explain(outcome)]
         page = write_report(participant, settings, not_done=not_done, errors=errors)
         logger.info('%s: report %s', participant.label, page)
 
@@ -206,9 +206,14 @@ def _print_summary(outcomes: Sequence[Outcome], settings: Settings) -> None:
             line = f'done, {item.steps_run} steps run, {item.steps_reused} reused, '
             line += f'{item.wall_s:.0f} s. Report: {settings.output_dir / item.participant}.html'
         else:
-            where = f' at {item.failed_step}' if item.failed_step else ''
-            line = f'{item.status}{where}: {item.error or "see the log"}'
+            line = f'{item.status}. {_explain(item)}'
         sys.stdout.write(f'{item.participant}: {line}\n')
+
+
+def _explain(outcome: Outcome) -> str:
+    """Return why a participant was not done, with the step where the message lacks it."""
+    error, step = outcome.error or 'see the log', outcome.failed_step
+    return error if step is None or step in error else f'{step}: {error}'
 
 
 def exit_code(outcomes: Sequence[Outcome]) -> int:

@@ -93,6 +93,6 @@ def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator
     yield 'midpoint space'
     if 'lesions' in settings.tasks and 'FLAIR' in visit.images:
         yield f'lesions ({settings.lesion_model})'
-    if 'longitudinal' in settings.tasks and previous is not None:
-        if 'FLAIR' in visit.images and 'FLAIR' in previous.images:
-            yield f'candidates of new lesions since {previous.name}'
+    pair = [previous, visit] if previous is not None else []
+    if 'longitudinal' in settings.tasks and pair and all('FLAIR' in item.images for item in pair):
+        yield f'candidates of new lesions since {pair[0].name}'

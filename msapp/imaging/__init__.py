@@ -1,1 +1,1 @@
-
+"""Geometry, intensities, registration and masks: plain functions on images."""

@@ -37,7 +37,7 @@ class BrainExtraction:
 
     Attributes
     ----------
-    brain, white_matter : nibabel.Nifti1Image
+    brain, white_matter, grey_matter : nibabel.Nifti1Image
         Probabilities in [0, 1], in the world of the image (2 mm grid of its field of view).
     from_mni : (4, 4) ndarray
         World of MNI152NLin2009aSym to world of the image (RAS, mm), affine.
@@ -49,6 +49,7 @@ class BrainExtraction:
 
     brain: nib.Nifti1Image
     white_matter: nib.Nifti1Image
+    grey_matter: nib.Nifti1Image
     from_mni: np.ndarray
     similarity: float
     was_stripped: bool
@@ -56,12 +57,13 @@ class BrainExtraction:
 
 @dataclass(frozen=True)
 class Template:
-    """The MNI template, its brain mask, dilated mask and white matter, at 2 mm."""
+    """The MNI template, its brain mask, dilated mask and tissue maps, at 2 mm."""
 
     image: nib.Nifti1Image
     brain: nib.Nifti1Image
     around_brain: nib.Nifti1Image
     white_matter: nib.Nifti1Image
+    grey_matter: nib.Nifti1Image
 
 
 def load_template() -> Template:
@@ -81,6 +83,7 @@ def load_template() -> Template:
         brain=geometry.like(mask, brain),
         around_brain=geometry.like(reach, brain),
         white_matter=datasets.load_mni152_wm_template(resolution=TEMPLATE_VOXEL_MM),
+        grey_matter=datasets.load_mni152_gm_template(resolution=TEMPLATE_VOXEL_MM),
     )
 
 
@@ -114,7 +117,7 @@ def _affine_from_template(
     shift = _centre_of_mass(head) - _centre_of_mass(template.image)
     for height_mm in (0.0, -25.0, 25.0):
         from_mni = np.diag([AVERAGE_SCALE, AVERAGE_SCALE, AVERAGE_SCALE, 1.0])
-        from_mni[:3, 3] = shift + (0, 0, height_mm)
+        from_mni[:3, 3] = shift + np.array([0, 0, height_mm])
         for kind, iterations in AFFINE_STAGES:
             from_mni = registration.register_linear(
                 template.image,
@@ -173,10 +176,10 @@ def extract_brain(
     from_mni = _affine_from_template(template, image, seed)
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
     to_mni = np.linalg.inv(from_mni)
-    brain, white = registration.warp_to_fixed(
+    brain, white, grey = registration.warp_to_fixed(
         head,
         template.image,
-        [template.brain, template.white_matter],
+        [template.brain, template.white_matter, template.grey_matter],
         initial=to_mni,
         mask=geometry.resample_mask(template.around_brain, head, to_mni),
         iterations=warp_iterations,
@@ -192,6 +195,7 @@ def extract_brain(
     return BrainExtraction(
         brain=geometry.like(brain, head),
         white_matter=geometry.like(white * brain, head),
+        grey_matter=geometry.like(grey * brain, head),
         from_mni=from_mni,
         similarity=registration.normalized_mutual_information(
             np.asanyarray(template.image.dataobj),

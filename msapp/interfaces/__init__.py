@@ -1,1 +1,1 @@
-
+"""Thin nipype interfaces of the plain functions."""

@@ -14,7 +14,7 @@ from msapp.imaging import geometry
 __all__ = ['BaseInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
 
 
-class NodeInterface(SimpleInterface):  # type: ignore[misc]
+class NodeInterface(SimpleInterface):
     """A nipype interface whose ``run_function`` returns its outputs as a dictionary."""
 
     def run_function(self, folder: Path) -> dict[str, Any]:

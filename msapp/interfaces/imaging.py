@@ -25,12 +25,12 @@ SLOPPY_BIAS_ITERATIONS = (5,)
 SLOPPY_WARP_ITERATIONS = (10, 0, 0)
 
 
-class _OneImageInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _OneImageInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     sloppy = traits.Bool(False, usedefault=True)
 
 
-class _OneImageOutput(TraitedSpec):  # type: ignore[misc]
+class _OneImageOutput(TraitedSpec):
     out_file = File(exists=True)
 
 
@@ -68,9 +68,10 @@ class _ExtractBrainInput(_OneImageInput):
     seed = traits.Int(0, usedefault=True)
 
 
-class _ExtractBrainOutput(TraitedSpec):  # type: ignore[misc]
+class _ExtractBrainOutput(TraitedSpec):
     brain = File(exists=True)
     white_matter = File(exists=True)
+    grey_matter = File(exists=True)
     from_mni = File(exists=True)
     measures = traits.Dict()
 
@@ -96,6 +97,7 @@ class ExtractBrain(NodeInterface):
         return {
             'brain': save(found.brain.get_fdata(), found.brain, folder / 'brain.nii.gz'),
             'white_matter': save(found.white_matter.get_fdata(), found.brain, folder / 'wm.nii.gz'),
+            'grey_matter': save(found.grey_matter.get_fdata(), found.brain, folder / 'gm.nii.gz'),
             'from_mni': save_matrix(found.from_mni, folder / 'from_mni.txt'),
             'measures': {
                 'mni_alignment': found.similarity,
@@ -104,7 +106,7 @@ class ExtractBrain(NodeInterface):
         }
 
 
-class _RegisterInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _RegisterInput(BaseInterfaceInputSpec):
     fixed = File(exists=True, mandatory=True)
     moving = File(exists=True, mandatory=True)
     fixed_brain = File(exists=True, mandatory=True)
@@ -114,7 +116,7 @@ class _RegisterInput(BaseInterfaceInputSpec):  # type: ignore[misc]
     seed = traits.Int(0, usedefault=True)
 
 
-class _RegisterOutput(TraitedSpec):  # type: ignore[misc]
+class _RegisterOutput(TraitedSpec):
     transform = File(exists=True, desc='resamples moving onto fixed')
 
 
@@ -133,7 +135,9 @@ class Register(NodeInterface):
 
         initial = np.eye(4)
         if self.inputs.initial_fixed:
-            to_moving, to_fixed = map(matrix, (self.inputs.initial_moving, self.inputs.initial_fixed))
+            to_moving, to_fixed = map(
+                matrix, (self.inputs.initial_moving, self.inputs.initial_fixed)
+            )
             initial = to_moving @ np.linalg.inv(to_fixed)
         found = register_linear(
             load(self.inputs.fixed),
@@ -146,14 +150,14 @@ class Register(NodeInterface):
         return {'transform': save_matrix(found, folder / 'moving_to_fixed.txt')}
 
 
-class _MidpointInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _MidpointInput(BaseInterfaceInputSpec):
     images = InputMultiObject(File(exists=True), mandatory=True)
     brains = InputMultiObject(File(exists=True), mandatory=True)
     from_mni = InputMultiObject(File(exists=True), mandatory=True)
     seed = traits.Int(0, usedefault=True)
 
 
-class _MidpointOutput(TraitedSpec):  # type: ignore[misc]
+class _MidpointOutput(TraitedSpec):
     to_individual = traits.List(File(exists=True), desc='one a visit')
     to_mni = File(exists=True, desc='resamples individual onto MNI')
 
@@ -182,7 +186,7 @@ class FindMidpoint(NodeInterface):
         }
 
 
-class _ComposeInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _ComposeInput(BaseInterfaceInputSpec):
     to_individual = File(exists=True, mandatory=True, desc='of the reference contrast')
     to_reference = File(exists=True, mandatory=True, desc='of this contrast')
 
@@ -198,22 +202,24 @@ class ComposeTransforms(NodeInterface):
         return {'out_file': save_matrix(composed, folder / 'to_individual.txt')}
 
 
-class _BrainMasksInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _BrainMasksInput(BaseInterfaceInputSpec):
     brain = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
+    grey_matter = File(exists=True, mandatory=True)
     reference = File(exists=True, mandatory=True, desc='gives the orig grid')
     to_individual = File(exists=True, mandatory=True)
 
 
-class _BrainMasksOutput(TraitedSpec):  # type: ignore[misc]
+class _BrainMasksOutput(TraitedSpec):
     orig = File(exists=True)
     individual = File(exists=True)
     white_matter = File(exists=True)
+    grey_matter = File(exists=True)
     measures = traits.Dict()
 
 
 class BrainMasks(NodeInterface):
-    """Brain mask in ``orig`` and ``individual``, and white matter in ``individual``."""
+    """Brain mask in ``orig`` and ``individual``, and tissue maps in ``individual``."""
 
     input_spec, output_spec = _BrainMasksInput, _BrainMasksOutput
 
@@ -225,21 +231,27 @@ class BrainMasks(NodeInterface):
         transform = matrix(self.inputs.to_individual)
         probability = load(self.inputs.brain)
         individual = brain.mask_on_grid(probability, grid, transform)
-        white = geometry.resample(load(self.inputs.white_matter), grid, transform)
+        white, grey = (
+            geometry.resample(load(path), grid, transform)
+            for path in (self.inputs.white_matter, self.inputs.grey_matter)
+        )
         volume_ml = individual.sum() * geometry.voxel_volume_mm3(grid) / 1000
         return {
-            'orig': save(brain.mask_on_grid(probability, reference), reference, folder / 'o.nii.gz'),
+            'orig': save(
+                brain.mask_on_grid(probability, reference), reference, folder / 'o.nii.gz'
+            ),
             'individual': save(individual, grid, folder / 'individual.nii.gz'),
             'white_matter': save(white, grid, folder / 'white_matter.nii.gz'),
+            'grey_matter': save(grey, grid, folder / 'grey_matter.nii.gz'),
             'measures': {
                 'brain_volume_ml': float(volume_ml),
-                'slice_thickness_mm': max(geometry.spacing_mm(reference)),
+                'slice_thickness_mm': round(max(geometry.spacing_mm(reference)), 3),
                 'voxel_volume_mm3': geometry.voxel_volume_mm3(reference),
             },
         }
 
 
-class _PrepareInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _PrepareInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     to_individual = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
@@ -263,7 +275,7 @@ class PrepareContrast(NodeInterface):
         return {'out_file': save(normalized, grid, folder / 'preproc.nii')}
 
 
-class _ToGridInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _ToGridInput(BaseInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='a mask in individual space')
     grid = File(exists=True, desc='target grid; MNI where not given')
     transform = File(exists=True, mandatory=True)
@@ -288,14 +300,14 @@ class MaskToGrid(NodeInterface):
         return {'out_file': save(moved, grid, folder / 'mask.nii.gz')}
 
 
-class _AlignmentInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _AlignmentInput(BaseInterfaceInputSpec):
     first = File(exists=True, mandatory=True)
     second = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
     column = traits.Str(mandatory=True)
 
 
-class _MeasuresOutput(TraitedSpec):  # type: ignore[misc]
+class _MeasuresOutput(TraitedSpec):
     measures = traits.Dict()
 
 

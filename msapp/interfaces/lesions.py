@@ -20,14 +20,15 @@ from msapp.interfaces.base import (
 )
 
 
-class _FindLesionsInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _FindLesionsInput(BaseInterfaceInputSpec):
     flair = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
+    grey_matter = File(exists=True, mandatory=True)
     to_mni = File(exists=True, mandatory=True)
 
 
-class _FindLesionsOutput(TraitedSpec):  # type: ignore[misc]
+class _FindLesionsOutput(TraitedSpec):
     mask = File(exists=True)
     labels = File(exists=True)
     rows = traits.List(traits.Dict())
@@ -47,7 +48,11 @@ class FindLesions(NodeInterface):
         image, brain = load(self.inputs.flair), mask_array(self.inputs.brain_mask)
         spacing = geometry.spacing_mm(image)
         found = threshold.find_hyperintensities(
-            array(self.inputs.flair), brain, array(self.inputs.white_matter), spacing
+            array(self.inputs.flair),
+            brain,
+            spacing,
+            white_matter=array(self.inputs.white_matter),
+            grey_matter=array(self.inputs.grey_matter),
         )
         labels = instances.label_instances(
             found.mask, float(np.prod(spacing)), minimum_mm3=threshold.MINIMUM_MM3
@@ -68,13 +73,13 @@ class FindLesions(NodeInterface):
         }
 
 
-class _NoiseInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _NoiseInput(BaseInterfaceInputSpec):
     reference = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
 
 
-class _MeasuresOutput(TraitedSpec):  # type: ignore[misc]
+class _MeasuresOutput(TraitedSpec):
     measures = traits.Dict()
 
 
@@ -93,7 +98,7 @@ class MeasureNoise(NodeInterface):
         return {'measures': {'nawm_noise_fraction': normal.spread / normal.centre}}
 
 
-class _FindCandidatesInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class _FindCandidatesInput(BaseInterfaceInputSpec):
     previous = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
     current = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
     previous_to_current = File(exists=True, mandatory=True, desc='affine')
@@ -104,7 +109,7 @@ class _FindCandidatesInput(BaseInterfaceInputSpec):  # type: ignore[misc]
     to_mni = File(exists=True, mandatory=True)
 
 
-class _FindCandidatesOutput(TraitedSpec):  # type: ignore[misc]
+class _FindCandidatesOutput(TraitedSpec):
     mask = File(exists=True)
     labels = File(exists=True)
     intersection = File(exists=True)

@@ -14,14 +14,14 @@ from msapp.files import atomic_path, write_atomic
 from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec, load
 
 
-class SinkInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+class SinkInput(BaseInterfaceInputSpec):
     # Not hashed: moving the output folder recomputes nothing; workflows/outputs.py makes a sink
     # run again where its file is gone.
     output_dir = traits.Str(mandatory=True, nohash=True)
     name = traits.Str(mandatory=True, desc='path below output_dir')
 
 
-class SinkOutput(TraitedSpec):  # type: ignore[misc]
+class SinkOutput(TraitedSpec):
     out_file = traits.Str()
 
 
@@ -55,9 +55,7 @@ class SaveTransform(NodeInterface):
         target = Path(self.inputs.output_dir) / self.inputs.name
         with atomic_path(target) as temporary:
             shutil.copyfile(self.inputs.in_file, temporary)
-        write_atomic(
-            target.with_suffix('.json'), json.dumps(self.inputs.metadata, indent=2) + '\n'
-        )
+        write_atomic(target.with_suffix('.json'), json.dumps(self.inputs.metadata, indent=2) + '\n')
         return {'out_file': str(target)}
 
 

@@ -1,1 +1,1 @@
-
+"""Lesions of a visit and between visits: plain functions on arrays."""

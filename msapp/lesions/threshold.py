@@ -15,11 +15,14 @@ from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, Distribution, robust_d
 from msapp.lesions.instances import measure_instances, position_columns
 
 NAME = 'threshold'
-# Three robust standard deviations above normal-appearing white matter.
-THRESHOLD_SD = 3.0
+# A lesion is brighter than normal-appearing white matter and than grey matter, by so many robust
+# standard deviations. Without the second limit the cortex of clinical FLAIR is taken for lesion.
+WHITE_MATTER_SD = 3.0
+GREY_MATTER_SD = 2.0
+CERTAIN_GREY_MATTER = 0.7
 # Smoothing that makes noise of single voxels harmless and keeps lesions of 3 mm.
 SMOOTHING_MM = 0.7
-# Lesions lie where the atlas sees some white matter; cortex, which is bright as well, mostly not.
+# Lesions lie where the atlas sees some white matter.
 POSSIBLE_WHITE_MATTER = 0.3
 SURFACE_MM = 2.0
 MINIMUM_MM3 = 3.0
@@ -46,35 +49,42 @@ class Hyperintensity:
 def find_hyperintensities(
     flair: np.ndarray,
     brain: np.ndarray,
-    white_matter: np.ndarray,
     spacing_mm: tuple[float, float, float],
     *,
-    threshold_sd: float = THRESHOLD_SD,
+    white_matter: np.ndarray,
+    grey_matter: np.ndarray,
 ) -> Hyperintensity:
-    """Find FLAIR voxels that are far brighter than normal-appearing white matter.
+    """Find FLAIR voxels far brighter than normal-appearing white matter and than grey matter.
 
     Parameters
     ----------
     flair : (I, J, K) ndarray
         Bias-corrected FLAIR.
     brain : (I, J, K) ndarray of bool
-    white_matter : (I, J, K) ndarray
-        Atlas probability of white matter, [0, 1].
     spacing_mm : tuple of float
         Voxel size, mm.
-    threshold_sd : float
-        Height above the median, in robust standard deviations (1.4826 MAD).
+    white_matter, grey_matter : (I, J, K) ndarray
+        Atlas probabilities, [0, 1].
 
     Returns
     -------
     Hyperintensity
+
+    References
+    ----------
+    J.-C. Souplet et al., MS Lesion Segmentation Challenge, MICCAI 2008 (limit from grey matter).
     """
     sigma = [SMOOTHING_MM / step for step in spacing_mm]
     smooth = ndimage.gaussian_filter(flair.astype(np.float32), sigma)
     normal = robust_distribution(smooth[brain & (white_matter > CERTAIN_WHITE_MATTER)])
+    inner = erode_mm(brain, SURFACE_MM, spacing_mm)
+    grey = robust_distribution(smooth[inner & (grey_matter > CERTAIN_GREY_MATTER)])
+    limit = max(
+        normal.centre + WHITE_MATTER_SD * normal.spread, grey.centre + GREY_MATTER_SD * grey.spread
+    )
     height = (smooth - normal.centre) / max(normal.spread, 1e-6 * abs(normal.centre))
-    allowed = erode_mm(brain, SURFACE_MM, spacing_mm) & (white_matter > POSSIBLE_WHITE_MATTER)
-    return Hyperintensity((height > threshold_sd) & allowed, height.astype(np.float32), normal)
+    mask = (smooth > limit) & inner & (white_matter > POSSIBLE_WHITE_MATTER)
+    return Hyperintensity(mask, height.astype(np.float32), normal)
 
 
 def measure_lesions(

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from msapp.errors import InternalError
-from msapp.reports.canvas import LESION_COLOUR, Box, bounding_box, centre_of, check_shapes, scale
 from msapp.files import write_atomic
+from msapp.reports.canvas import LESION_COLOUR, Box, bounding_box, centre_of, check_shapes, scale
 
 if TYPE_CHECKING:
     from nibabel.spatialimages import SpatialImage

@@ -11,8 +11,8 @@ import pytest
 
 from msapp.engine.record import explain, step_label
 from msapp.errors import UsageError
-from msapp.logs import close_logging, setup_logging
 from msapp.files import write_atomic
+from msapp.logs import close_logging, setup_logging
 from msapp.provenance import sha256_file, write_run_record, write_summary
 from msapp.resources import Limits
 from msapp.settings import Settings, load_toml, make_settings

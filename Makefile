@@ -1,0 +1,35 @@
+# Two commands matter: `make demo` and `make test`. Nothing is written outside this folder.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO ?= demo
+
+.PHONY: demo test test-slow lint clean
+
+# The environment is made anew whenever the project's own files change.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed
+	rm -rf $(DEMO)
+	$(BIN)/msapp-phantom $(DEMO)/bids
+	$(BIN)/msapp $(DEMO)/bids $(DEMO)/out participant group
+	@echo "Open $(CURDIR)/$(DEMO)/out/sub-01.html and $(CURDIR)/$(DEMO)/out/group.html"
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint
+	$(BIN)/python -m pytest -m 'not slow'
+
+# Everything, real patients too: MSAPP_TEST_DATA names the folder of the data.
+test-slow: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
