@@ -1,4 +1,4 @@
-"""The subject's own space: rigid, 1 mm, aligned with MNI, at the unbiased midpoint of its visits."""
+"""The subject's own space: rigid, 1 mm, with MNI's axes, at the unbiased midpoint of the visits."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 
 from msapp.imaging import geometry, registration
 
-# Registration to the mean image is repeated this often; a second pass moves real visits by less
-# than 0.05 mm (benchmarks/midpoint.py).
+# Registration to the mean image is repeated this often.
 PASSES = 1
 PAIR_VOXEL_MM = 1.5
 

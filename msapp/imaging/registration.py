@@ -2,7 +2,7 @@
 
 Images are resampled to cubic voxels of ``voxel_mm`` before they are registered: thick clinical
 slices carry no more, and a registration at 1.5 mm takes seconds where the full grid takes half a
-minute for the same result within 0.2 mm (measured in ``benchmarks/registration.py``).
+minute for the same result within a few tenths of a millimetre (``benchmarks/accuracy.py``).
 """
 
 from __future__ import annotations

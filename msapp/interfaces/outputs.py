@@ -15,6 +15,8 @@ from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, Traited
 
 
 class SinkInput(BaseInterfaceInputSpec):
+    """What every node that writes into the output folder takes."""
+
     # Not hashed: moving the output folder recomputes nothing; workflows/outputs.py makes a sink
     # run again where its file is gone.
     output_dir = traits.Str(mandatory=True, nohash=True)
@@ -22,6 +24,8 @@ class SinkInput(BaseInterfaceInputSpec):
 
 
 class SinkOutput(TraitedSpec):
+    """The file that was written."""
+
     out_file = traits.Str()
 
 

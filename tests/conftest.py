@@ -1,0 +1,111 @@
+"""What several tests share: a phantom, one whole run on it, and the folder of real data."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from msapp.synthesis.phantom import write_phantom
+
+SCRIPTS = Path(sys.executable).parent
+RUN_TIMEOUT_S = 1200
+# What is left of the phantom for the whole run: every contrast, none but FLAIR, some of them.
+VISITS = {
+    ('sub-01', 'ses-1'): ('FLAIR', 'T1w', 'T2w', 'ceT1w'),
+    ('sub-01', 'ses-2'): ('FLAIR', 'T1w'),
+    ('sub-02', 'ses-1'): ('FLAIR',),
+    ('sub-02', 'ses-2'): ('FLAIR', 'T1w'),
+}
+NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1w', 'T2w': 'T2w', 'ceT1w': 'ce-gadolinium_T1w'}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One call of ``msapp``: how it was called and what came of it."""
+
+    arguments: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Processed:
+    """A dataset, the output of the first run on it, and that run."""
+
+    bids: Path
+    out: Path
+    run: Run
+    visits: dict[tuple[str, str], tuple[str, ...]]
+
+    def again(self, *flags: str) -> Run:
+        """Repeat the run, with more flags if given."""
+        return call_msapp(*self.run.arguments, *flags)
+
+
+def call_msapp(*arguments: str | Path) -> Run:
+    """Call ``msapp`` in a process of its own, as users do."""
+    command = [str(SCRIPTS / 'msapp'), *map(str, arguments)]
+    # The validator is found as in an activated environment.
+    environment = {**os.environ, 'PATH': f'{SCRIPTS}{os.pathsep}{os.environ["PATH"]}'}
+    start = time.monotonic()
+    result = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=RUN_TIMEOUT_S,
+        check=False,
+        env=environment,
+    )
+    return Run(
+        tuple(command[1:]),
+        result.returncode,
+        result.stdout,
+        result.stderr,
+        time.monotonic() - start,
+    )
+
+
+@pytest.fixture(scope='session')
+def fast_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two participants (thick slices; isotropic), two visits, four contrasts, 2 mm; read only."""
+    out = tmp_path_factory.mktemp('phantom') / 'data'
+    write_phantom(out, participants=2, sessions=2, fast=True)
+    return out
+
+
+@pytest.fixture(scope='session')
+def processed(fast_phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Processed]:
+    """One whole run, participant and group level, on visits with different contrasts."""
+    root = tmp_path_factory.mktemp('processed')
+    bids, out = root / 'bids', root / 'out'
+    shutil.copytree(fast_phantom, bids)
+    for (participant, session), contrasts in VISITS.items():
+        for contrast in NAMES.keys() - set(contrasts):
+            stem = f'{participant}_{session}_{NAMES[contrast]}'
+            for path in (bids / participant / session / 'anat').glob(f'{stem}.*'):
+                path.unlink()
+    run = call_msapp(bids, out, 'participant', 'group', '--sloppy')
+    yield Processed(bids, out, run, VISITS)
+    shutil.rmtree(out / 'work', ignore_errors=True)
+
+
+@pytest.fixture(scope='session')
+def real_data() -> Path:
+    """The folder of real data; a wrong setting is a failure, none at all a skip."""
+    value = os.environ.get('MSAPP_TEST_DATA')
+    if not value:
+        pytest.skip('MSAPP_TEST_DATA is not set: it names the folder of the real data')
+    folder = Path(value)
+    if not folder.is_dir():
+        pytest.fail(f'MSAPP_TEST_DATA={value}: no such folder')
+    return folder

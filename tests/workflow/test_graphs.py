@@ -1,0 +1,307 @@
+"""Facts about the graphs, over every mix of contrasts, visits, tasks and output spaces."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nipype.interfaces.base import isdefined
+from nipype.interfaces.utility import IdentityInterface
+
+from msapp.bids.query import Participant, Visit
+from msapp.interfaces import figures, imaging, lesions, outputs
+from msapp.settings import Settings
+from msapp.workflows.base import init_msapp_wf
+
+CONTRASTS = (('FLAIR',), ('T1w',), ('FLAIR', 'T1w'), ('FLAIR', 'T1w', 'T2w', 'ceT1w'))
+SESSIONS = ((None,), ('ses-1',), ('ses-1', 'ses-2'), ('ses-1', 'ses-2', 'ses-3'))
+TASKS = (('lesions',), ('longitudinal',), ('lesions', 'longitudinal'))
+MNI = 'MNI152NLin2009aSym'
+SPACES = (('individual',), ('orig', 'individual'), ('orig', 'individual', MNI))
+SINK_MODULES = (outputs.__name__, figures.__name__)
+# What nipype gives a node for which nobody thought about memory, GB.
+UNSET_MEM_GB = 0.2
+HEAVY = (
+    imaging.ExtractBrain,
+    imaging.FindMidpoint,
+    lesions.FindLesions,
+    lesions.FindCandidates,
+)
+HEAVY_GB = 2.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mix; the contrasts of each visit, None for a dataset without sessions."""
+
+    sessions: tuple[str | None, ...]
+    contrasts: tuple[tuple[str, ...], ...]
+    tasks: tuple[str, ...]
+    spaces: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Name of the test."""
+        visits = [
+            f'{session or "none"}:{"+".join(contrasts)}'
+            for session, contrasts in zip(self.sessions, self.contrasts, strict=True)
+        ]
+        return f'{"_".join(visits)}-{"+".join(self.tasks)}-{len(self.spaces)}spaces'
+
+    @property
+    def with_flair(self) -> int:
+        """Number of visits with a FLAIR."""
+        return sum('FLAIR' in contrasts for contrasts in self.contrasts)
+
+    @property
+    def pairs(self) -> int:
+        """Number of consecutive visits that both have a FLAIR."""
+        return sum('FLAIR' in one and 'FLAIR' in two for one, two in pairwise(self.contrasts))
+
+
+def same_everywhere(
+    sessions: tuple[str | None, ...],
+    contrasts: tuple[str, ...],
+    tasks: tuple[str, ...],
+    spaces: tuple[str, ...],
+) -> Case:
+    return Case(sessions, (contrasts,) * len(sessions), tasks, spaces)
+
+
+REGULAR = [same_everywhere(*choice) for choice in product(SESSIONS, CONTRASTS, TASKS, SPACES)]
+F, T = ('FLAIR',), ('T1w',)
+RAGGED = [
+    Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
+    for contrasts in ((F, T, F), (F, F, T), (T, F, F), (('FLAIR', 'T1w'), F, T))
+]
+ALL = pytest.mark.parametrize('case', [*REGULAR, *RAGGED], ids=str)
+
+
+@pytest.fixture(scope='module')
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('image') / 'image.nii.gz'
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.int16), np.eye(4)), path)
+    return path
+
+
+def flatten(participants: Iterable[Participant], settings: Settings, **options: Any) -> Any:
+    """Build the graph of a run, without its nested workflows: nodes and edges."""
+    workflow, _ = init_msapp_wf(participants=list(participants), settings=settings, **options)
+    return workflow._create_flat_graph()
+
+
+def make_participant(label: str, case: Case, image: Path) -> Participant:
+    visits = [
+        Visit(session, dict.fromkeys(contrasts, image))
+        for session, contrasts in zip(case.sessions, case.contrasts, strict=True)
+    ]
+    return Participant(label, tuple(visits))
+
+
+def make_settings(image: Path, **values: Any) -> Settings:
+    folder = image.parent
+    return Settings(bids_dir=folder, output_dir=folder / 'out', levels=('participant',), **values)
+
+
+@cache
+def graph_of(case: Case, image: Path) -> Any:
+    settings = make_settings(image, tasks=case.tasks, output_spaces=case.spaces)
+    return flatten([make_participant('sub-01', case, image)], settings)
+
+
+@pytest.fixture
+def graph(case: Case, image: Path) -> Any:
+    return graph_of(case, image)
+
+
+def is_identity(node: Any) -> bool:
+    return isinstance(node.interface, IdentityInterface)
+
+
+def is_sink(node: Any) -> bool:
+    return type(node.interface).__module__ in SINK_MODULES
+
+
+def of_kind(graph: Any, *kinds: type) -> list[Any]:
+    return [node for node in graph.nodes if isinstance(node.interface, kinds)]
+
+
+def written(graph: Any) -> list[str]:
+    """Give the path of everything the sinks write."""
+    names = []
+    for node in filter(is_sink, graph.nodes):
+        fields = ('name', 'second_name')
+        names += [value for key in fields if (value := node.inputs.get().get(key))]
+    return names
+
+
+def sources(graph: Any, node: Any, field: str) -> Iterator[tuple[Any, str]]:
+    """Give the node that computes an input, through any number of identity nodes."""
+    for origin, _, data in graph.in_edges(node, data=True):
+        for output, target in data['connect']:
+            if target != field:
+                continue
+            if is_identity(origin):
+                yield from sources(graph, origin, output)
+            else:
+                yield origin, output
+
+
+@ALL
+def test_lesions_are_sought_in_every_flair_and_nowhere_else(case, graph):
+    expected = case.with_flair if 'lesions' in case.tasks else 0
+    assert len(of_kind(graph, lesions.FindLesions)) == expected
+
+
+@ALL
+def test_candidates_are_sought_in_every_consecutive_pair_of_flairs(case, graph):
+    expected = case.pairs if 'longitudinal' in case.tasks else 0
+    assert len(of_kind(graph, lesions.FindCandidates)) == expected
+
+
+@ALL
+def test_each_visit_is_extracted_once_and_the_midpoint_found_once(case, graph):
+    kinds = Counter(type(node.interface) for node in graph.nodes)
+    assert kinds[imaging.ExtractBrain] == len(case.sessions)
+    assert kinds[imaging.FindMidpoint] == 1
+    assert kinds[imaging.PrepareContrast] == sum(map(len, case.contrasts))
+
+
+@ALL
+def test_every_contrast_but_the_reference_is_registered_rigidly(case, graph):
+    kinds = Counter(node.inputs.kind for node in of_kind(graph, imaging.Register))
+    assert kinds['Rigid'] == sum(len(contrasts) - 1 for contrasts in case.contrasts)
+    assert kinds['Affine'] == (case.pairs if 'longitudinal' in case.tasks else 0)
+
+
+@ALL
+def test_every_mandatory_input_is_computed_or_constant(graph):
+    for node in graph.nodes:
+        if is_identity(node):
+            continue
+        for field in node.inputs.traits(mandatory=True):
+            found = list(sources(graph, node, field))
+            constant = isdefined(getattr(node.inputs, field))
+            assert len(found) + constant == 1, f'{node.fullname}.{field}: {found or "nothing"}'
+
+
+@ALL
+def test_every_edge_carries_an_output_that_its_origin_has(graph):
+    for origin, target, data in graph.edges(data=True):
+        for output, field in data['connect']:
+            assert output in origin.outputs.copyable_trait_names(), origin.fullname
+            assert field in target.inputs.copyable_trait_names(), target.fullname
+
+
+@ALL
+def test_no_two_sinks_write_one_file(graph):
+    repeated = [name for name, count in Counter(written(graph)).items() if count > 1]
+    assert repeated == []
+
+
+@ALL
+def test_every_sink_has_a_name_below_its_participant(case, graph):
+    for name in written(graph):
+        parts = Path(name).parts
+        assert parts[0] == 'sub-01'
+        assert parts[1] == 'figures' or parts[-2] == 'anat'
+        assert ('ses-' in name) == (case.sessions[0] is not None)
+
+
+@ALL
+def test_masks_go_to_the_spaces_asked_for_and_always_to_individual(case, graph):
+    masks = [name for name in written(graph) if name.endswith('_mask.nii.gz')]
+    spaces = {name.partition('_space-')[2].partition('_')[0] for name in masks}
+    found = case.with_flair > 0 and 'lesions' in case.tasks
+    assert spaces == {space for space in case.spaces if space != MNI or found}
+
+
+@ALL
+def test_every_node_plans_its_memory(graph):
+    for node in graph.nodes:
+        if not is_identity(node):
+            assert node.mem_gb > UNSET_MEM_GB, node.fullname
+            assert node.n_procs == 1, node.fullname
+    for node in of_kind(graph, *HEAVY):
+        assert node.mem_gb >= HEAVY_GB, node.fullname
+
+
+def test_a_missing_flair_between_two_visits_is_not_bridged(image):
+    graph = graph_of(RAGGED[0], image)
+    assert not of_kind(graph, lesions.FindCandidates)
+    assert not [name for name in written(graph) if 'newcandidate' in name]
+
+
+@pytest.mark.parametrize(
+    ('case', 'name'),
+    [
+        (RAGGED[1], 'sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-newcandidate_desc-since1_'),
+        (RAGGED[2], 'sub-01/ses-3/anat/sub-01_ses-3_space-orig_label-newcandidate_desc-since2_'),
+    ],
+)
+def test_candidates_name_the_visit_before(case, name, image):
+    names = [
+        name
+        for name in written(graph_of(case, image))
+        if 'space-orig_label-newcandidate' in name and name.endswith('mask.nii.gz')
+    ]
+    assert names == [f'{name}mask.nii.gz']
+
+
+def test_participants_share_no_step_and_no_file(image):
+    case = same_everywhere(SESSIONS[2], CONTRASTS[2], TASKS[2], SPACES[2])
+    pair = [make_participant(label, case, image) for label in ('sub-01', 'sub-02')]
+    settings = make_settings(image)
+    workflow, names = init_msapp_wf(participants=pair, settings=settings)
+    graph = workflow._create_flat_graph()
+    assert names == {'sub_01_wf': 'sub-01', 'sub_02_wf': 'sub-02'}
+    for origin, target in graph.edges:
+        assert origin.fullname.split('.')[1] == target.fullname.split('.')[1]
+    both = written(graph)
+    assert len(set(both)) == len(both) == 2 * len(written(graph_of(case, image)))
+
+
+def test_a_given_mask_goes_to_its_visit_alone(image):
+    case = same_everywhere(SESSIONS[2], F, TASKS[2], SPACES[2])
+    graph = flatten(
+        [make_participant('sub-01', case, image)],
+        make_settings(image),
+        given_masks={('sub-01', 'ses-2'): image},
+    )
+    masks = {
+        node.fullname.split('.')[-2]: node.inputs.given_mask
+        for node in of_kind(graph, imaging.ExtractBrain)
+    }
+    assert masks['ses_2_fit_wf'] == str(image)
+    assert not isdefined(masks['ses_1_fit_wf'])
+
+
+def test_a_sink_runs_again_where_its_file_is_gone(image):
+    case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
+    settings = make_settings(image)
+    participants = [make_participant('sub-01', case, image)]
+    sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
+    assert all(node.overwrite for node in sinks.values())
+    kept = next(iter(sinks))
+    path = settings.output_dir / kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
+    assert [name for name, node in sinks.items() if not node.overwrite] == [kept]
+
+
+def test_a_relative_output_folder_is_one_below_where_msapp_was_called(image, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
+    settings = Settings(bids_dir=image.parent, output_dir='out', levels=('participant',))
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    # Steps run in their own folders, so a relative path would point below those.
+    folders = {node.inputs.output_dir for node in graph.nodes if is_sink(node)}
+    assert folders == {str(tmp_path / 'out')}
