@@ -24,10 +24,9 @@ def run_msapp(arguments: list[str]) -> tuple[float, float, float]:
     """Run msapp; return wall s, CPU s of it and its workers, and peak proportional memory MB."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     start = time.monotonic()
+    program = 'from msapp.cli.app import main; raise SystemExit(main())'
     process = subprocess.Popen(
-        [sys.executable, '-c', 'from msapp.cli.app import main; raise SystemExit(main())']
-        + arguments,
-        stdout=subprocess.DEVNULL,
+        [sys.executable, '-c', program, *arguments], stdout=subprocess.DEVNULL
     )
     peak_mb, done = [0.0], threading.Event()
 

@@ -13,8 +13,8 @@ from msapp.workflows.outputs import LARGE_GB, SMALL_GB, make_node
 METHODS = """\
 The visits were brought into one space, rigid, 1 mm isotropic, at their unbiased midpoint (after
 Reuter et al., NeuroImage 2012) and with the axes of MNI152NLin2009aSym; every image was
-interpolated into it once from its own grid, and scaled so that normal-appearing white matter has
-the median 1. """
+interpolated into it once from its own grid, and scaled so that the mode of
+white matter is 1. """
 
 
 def init_midpoint_wf(*, visits: tuple[Visit, ...], settings: Settings) -> pe.Workflow:

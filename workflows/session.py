@@ -241,7 +241,7 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
             space='individual',
             contrasts=(contrast,),
             desc='preproc',
-            metadata={'Normalization': 'median of normal-appearing white matter is 1'},
+            metadata={'Normalization': 'mode of white matter is 1'},
             **entities,
         )
         agent = {'ceagent': entities['ceagent']} if 'ceagent' in entities else {}

@@ -114,7 +114,7 @@ def _affine_from_template(
     The start lays the centres of mass upon each other at the scale of an average brain, so that
     the template does not grow into a bright scalp.
     """
-    shift = _centre_of_mass(head) - _centre_of_mass(template.image)
+    shift = geometry.centre_of_mass_mm(head) - geometry.centre_of_mass_mm(template.image)
     for height_mm in (0.0, -25.0, 25.0):
         from_mni = np.diag([AVERAGE_SCALE, AVERAGE_SCALE, AVERAGE_SCALE, 1.0])
         from_mni[:3, 3] = shift + np.array([0, 0, height_mm])
@@ -135,12 +135,6 @@ def _affine_from_template(
         'no brain was found: the image could not be matched to the MNI template. Check its '
         'orientation and field of view, or give a brain mask with --derivatives.'
     )
-
-
-def _centre_of_mass(image: nib.spatialimages.SpatialImage) -> np.ndarray:
-    """Return the centre of mass of an image, world mm."""
-    centre = ndimage.center_of_mass(np.asanyarray(image.dataobj, dtype=np.float32))
-    return nib.affines.apply_affine(image.affine, centre)
 
 
 def extract_brain(

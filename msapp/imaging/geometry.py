@@ -226,6 +226,12 @@ def mask_points_mm(mask: nib.spatialimages.SpatialImage) -> np.ndarray:
     return nib.affines.apply_affine(mask.affine, indices)
 
 
+def centre_of_mass_mm(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """Return the centre of mass of an image's intensities, (3,), world mm."""
+    centre = ndimage.center_of_mass(np.asanyarray(image.dataobj, dtype=np.float32))
+    return nib.affines.apply_affine(image.affine, centre)
+
+
 def save_transform(path: Path, matrix: np.ndarray) -> None:
     """Write a transform as an ITK text file that ``antsApplyTransforms`` reads.
 

@@ -19,6 +19,7 @@ BIAS_ITERATIONS = (20, 20, 10, 5)
 CERTAIN_WHITE_MATTER = 0.9
 # The median absolute deviation of a normal distribution times this is its standard deviation.
 MAD_TO_SD = 1.4826
+MODE_BINS = 512
 
 
 def correct_bias(
@@ -122,8 +123,50 @@ def robust_distribution(values: np.ndarray, *, sides: float = 3.0) -> Distributi
     return Distribution(centre, spread)
 
 
+def lower_distribution(values: np.ndarray) -> Distribution:
+    """Return the mode, and the spread of what lies below it.
+
+    Lesions only add bright values to white matter in FLAIR. A heavy load moves the median and
+    widens the median absolute deviation of an atlas's white matter, but neither the mode nor the
+    values below it.
+
+    Parameters
+    ----------
+    values : (N,) ndarray
+
+    Returns
+    -------
+    Distribution
+        Peak of the smoothed histogram; 1.4826 times the median distance of the values below it.
+
+    Raises
+    ------
+    InputError
+        If no value is given.
+
+    Examples
+    --------
+    >>> random = np.random.default_rng(0)
+    >>> tissue, lesion = random.normal(10, 1, 50000), random.normal(14, 1, 20000)
+    >>> found = lower_distribution(np.append(tissue, lesion))
+    >>> abs(found.centre - 10) < 0.2, abs(found.spread - 1) < 0.2
+    (True, True)
+    """
+    rough = robust_distribution(values)
+    if rough.spread == 0:
+        return rough
+    low, high = np.percentile(values, (1, 99))
+    counts, edges = np.histogram(values, bins=MODE_BINS, range=(low, high))
+    # A quarter of the rough spread: narrower finds noise, wider moves the peak towards lesions.
+    width_bins = 0.25 * rough.spread / (edges[1] - edges[0])
+    peak = int(np.argmax(ndimage.gaussian_filter1d(counts.astype(float), width_bins)))
+    centre = float((edges[peak] + edges[peak + 1]) / 2)
+    below = centre - values[values < centre]
+    return Distribution(centre, float(np.median(below) * MAD_TO_SD))
+
+
 def normalize(data: np.ndarray, white_matter: np.ndarray) -> np.ndarray:
-    """Scale intensities so that normal-appearing white matter has the median 1.
+    """Scale intensities so that the mode of white matter is 1.
 
     The scale is taken from white matter alone, so that a heavy lesion load, which moves the
     quantiles of the whole brain, does not move it.
@@ -132,13 +175,13 @@ def normalize(data: np.ndarray, white_matter: np.ndarray) -> np.ndarray:
     ----------
     data : (I, J, K) ndarray
     white_matter : (I, J, K) ndarray of bool
-        Certain white matter; lesions in it are left out as outliers.
+        Certain white matter; lesions in it do not move the mode.
 
     Returns
     -------
     (I, J, K) ndarray of float32
     """
-    centre = robust_distribution(data[white_matter]).centre
+    centre = lower_distribution(data[white_matter]).centre
     if centre <= 0:
         raise InputError('the white matter has no signal; the brain mask or the image is wrong.')
     return (data / centre).astype(np.float32)

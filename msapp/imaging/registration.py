@@ -25,6 +25,8 @@ Kind = Literal['Rigid', 'Similarity', 'Affine']
 
 # Robust upper limit of intensities, so that fat or flow does not fill the histogram's bins.
 CLIP_PERCENTILE = 99.5
+# Starting points are compared at this resolution.
+START_VOXEL_MM = 4.0
 # Of SyN, from coarse to fine; the finest level would cost most and gain nothing for a mask.
 WARP_ITERATIONS = (40, 30, 0)
 
@@ -142,6 +144,39 @@ def register_linear(
             **options,
         )
         return _read_ants_matrix(result['fwdtransforms'][0])
+
+
+def better_start(
+    fixed: nib.spatialimages.SpatialImage,
+    moving: nib.spatialimages.SpatialImage,
+    mask: nib.spatialimages.SpatialImage,
+) -> np.ndarray:
+    """Choose where to start a registration: the scanner's coordinates or the centres of mass.
+
+    Contrasts of one visit mostly share the scanner's coordinates; where they do not (another
+    session, a rewritten header), the centres of mass are the better guess.
+
+    Parameters
+    ----------
+    fixed, moving : nibabel images
+    mask : nibabel image
+        Where, in the fixed image, the images are compared.
+
+    Returns
+    -------
+    (4, 4) ndarray
+        World of ``fixed`` to world of ``moving`` (RAS, mm): a translation.
+    """
+    target, source = coarse(fixed, START_VOXEL_MM), coarse(moving, START_VOXEL_MM)
+    inside = geometry.resample_mask(mask, target)
+    centred = np.eye(4)
+    centred[:3, 3] = geometry.centre_of_mass_mm(source) - geometry.centre_of_mass_mm(target)
+
+    def similarity(start: np.ndarray) -> float:
+        moved = geometry.resample(source, target, start)
+        return normalized_mutual_information(target.get_fdata(), moved, inside, bins=32)
+
+    return max((np.eye(4), centred), key=similarity)
 
 
 def warp_to_fixed(

@@ -123,27 +123,30 @@ class _RegisterOutput(TraitedSpec):
 class Register(NodeInterface):
     """Linear registration; see `msapp.imaging.registration.register_linear`.
 
-    Two contrasts of one visit start from the scanner's own coordinates; two visits start from
-    where the midpoint space puts them.
+    Two contrasts of one visit start from the scanner's coordinates or the centres of mass; two
+    visits start from where the midpoint space puts them.
     """
 
     input_spec, output_spec = _RegisterInput, _RegisterOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.imaging.registration import register_linear
+        from msapp.imaging.registration import better_start, register_linear
 
-        initial = np.eye(4)
-        if self.inputs.initial_fixed:
+        fixed, moving = load(self.inputs.fixed), load(self.inputs.moving)
+        brain = load(self.inputs.fixed_brain)
+        if not self.inputs.initial_fixed:
+            initial = better_start(fixed, moving, brain)
+        else:
             to_moving, to_fixed = map(
                 matrix, (self.inputs.initial_moving, self.inputs.initial_fixed)
             )
             initial = to_moving @ np.linalg.inv(to_fixed)
         found = register_linear(
-            load(self.inputs.fixed),
-            load(self.inputs.moving),
+            fixed,
+            moving,
             kind=self.inputs.kind,
-            mask=load(self.inputs.fixed_brain),
+            mask=brain,
             initial=initial,
             seed=self.inputs.seed,
         )

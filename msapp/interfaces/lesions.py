@@ -84,17 +84,17 @@ class _MeasuresOutput(TraitedSpec):
 
 
 class MeasureNoise(NodeInterface):
-    """Spread of normal-appearing white matter over its median."""
+    """Spread of normal-appearing white matter over its mode."""
 
     input_spec, output_spec = _NoiseInput, _MeasuresOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, robust_distribution
+        from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, lower_distribution
 
         certain = array(self.inputs.white_matter) > CERTAIN_WHITE_MATTER
         inside = certain & mask_array(self.inputs.brain_mask)
-        normal = robust_distribution(array(self.inputs.reference)[inside])
+        normal = lower_distribution(array(self.inputs.reference)[inside])
         return {'measures': {'nawm_noise_fraction': normal.spread / normal.centre}}
 
 

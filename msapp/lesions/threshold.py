@@ -11,7 +11,12 @@ import numpy as np
 from scipy import ndimage
 
 from msapp.imaging.distance import distance_maps, erode_mm
-from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, Distribution, robust_distribution
+from msapp.imaging.intensity import (
+    CERTAIN_WHITE_MATTER,
+    Distribution,
+    lower_distribution,
+    robust_distribution,
+)
 from msapp.lesions.instances import measure_instances, position_columns
 
 NAME = 'threshold'
@@ -22,8 +27,10 @@ GREY_MATTER_SD = 2.0
 CERTAIN_GREY_MATTER = 0.7
 # Smoothing that makes noise of single voxels harmless and keeps lesions of 3 mm.
 SMOOTHING_MM = 0.7
-# Lesions lie where the atlas sees some white matter.
+# Lesions begin where the atlas sees some white matter, and reach on where it sees no cortex:
+# beside the ventricles the atlas is off by more than a lesion's width.
 POSSIBLE_WHITE_MATTER = 0.3
+POSSIBLE_GREY_MATTER = 0.3
 SURFACE_MM = 2.0
 MINIMUM_MM3 = 3.0
 
@@ -36,7 +43,7 @@ class Hyperintensity:
     ----------
     mask : (I, J, K) ndarray of bool
     height_sd : (I, J, K) ndarray of float32
-        Robust standard deviations above the median of normal-appearing white matter.
+        Robust standard deviations above the mode of normal-appearing white matter.
     white_matter : Distribution
         Of normal-appearing white matter in the smoothed image.
     """
@@ -76,14 +83,17 @@ def find_hyperintensities(
     """
     sigma = [SMOOTHING_MM / step for step in spacing_mm]
     smooth = ndimage.gaussian_filter(flair.astype(np.float32), sigma)
-    normal = robust_distribution(smooth[brain & (white_matter > CERTAIN_WHITE_MATTER)])
+    normal = lower_distribution(smooth[brain & (white_matter > CERTAIN_WHITE_MATTER)])
     inner = erode_mm(brain, SURFACE_MM, spacing_mm)
     grey = robust_distribution(smooth[inner & (grey_matter > CERTAIN_GREY_MATTER)])
     limit = max(
         normal.centre + WHITE_MATTER_SD * normal.spread, grey.centre + GREY_MATTER_SD * grey.spread
     )
     height = (smooth - normal.centre) / max(normal.spread, 1e-6 * abs(normal.centre))
-    mask = (smooth > limit) & inner & (white_matter > POSSIBLE_WHITE_MATTER)
+    bright = (smooth > limit) & inner
+    certain = bright & (white_matter > POSSIBLE_WHITE_MATTER)
+    not_cortex = certain | (bright & (grey_matter < POSSIBLE_GREY_MATTER))
+    mask = ndimage.binary_propagation(certain, mask=not_cortex)
     return Hyperintensity(mask, height.astype(np.float32), normal)
 
 

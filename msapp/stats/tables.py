@@ -116,9 +116,9 @@ VISITS: dict[str, Column] = {
     ),
     'largest_lesion_ml': _column('Volume of the largest lesion.', 'mL', 'lesion instances'),
     'nawm_noise_fraction': _column(
-        'Noise: robust standard deviation of normal-appearing white matter over its median.',
+        'Noise: robust standard deviation of normal-appearing white matter over its mode.',
         'arbitrary',
-        '1.4826 * MAD / median of the reference image in normal-appearing white matter',
+        '1.4826 * median distance below the mode / mode, reference image, white matter',
     ),
     'mni_alignment': _column(
         'Alignment of the reference contrast with the MNI152NLin2009aSym template: normalised '
@@ -160,9 +160,9 @@ LESIONS: dict[str, Column] = {
         'Largest side of the box around the lesion.', 'mm', 'bounding box, individual space'
     ),
     'contrast_sd': _column(
-        'Mean height of the lesion above the median of normal-appearing white matter.',
+        'Mean height of the lesion above the mode of normal-appearing white matter.',
         'robust standard deviations',
-        'reference image, SD as 1.4826 * MAD of normal-appearing white matter',
+        'reference image, SD as 1.4826 * median distance below the mode of white matter',
     ),
     'depth_mm': _column(
         'Mean distance of the lesion to the brain surface.', 'mm', 'distance map of the brain mask'

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -127,12 +129,14 @@ def test_the_seed_and_the_folder_go_when_the_block_ends(monkeypatch, before):
     monkeypatch.delenv('ANTS_RANDOM_SEED', raising=False)
     if before is not None:
         monkeypatch.setenv('ANTS_RANDOM_SEED', before)
-    with pytest.raises(RuntimeError), registration.scratch_prefix(7) as prefix:
-        assert os.environ['ANTS_RANDOM_SEED'] == '7'
-        assert os.path.isdir(os.path.dirname(prefix))  # noqa: PTH112, PTH120
-        raise RuntimeError
+    error = RuntimeError('registration failed')
+    with contextlib.suppress(RuntimeError), registration.scratch_prefix(7) as prefix:
+        folder = Path(prefix).parent
+        seed, existed = os.environ['ANTS_RANDOM_SEED'], folder.is_dir()
+        raise error
+    assert (seed, existed) == ('7', True)
     assert os.environ.get('ANTS_RANDOM_SEED') == before
-    assert not os.path.exists(os.path.dirname(prefix))  # noqa: PTH110, PTH120
+    assert not folder.exists()
 
 
 def test_warping_by_no_step_is_the_linear_map(template):
@@ -153,18 +157,17 @@ def test_warping_by_no_step_is_the_linear_map(template):
 
 def test_warping_mends_a_stretch_that_is_not_in_the_start(template):
     stretch = np.diag([1.05, 0.96, 1.04, 1.0])
-    head = registration.coarse(moved(template.image, stretch), VOXEL_MM)
+    head = moved(template.image, stretch)
     truth = geometry.resample_mask(template.brain, head, np.linalg.inv(stretch))
     (carried,) = registration.warp_to_fixed(
         head, template.image, [template.brain], initial=np.eye(4), mask=np.ones(head.shape, bool)
     )
-    before = geometry.resample_mask(template.brain, head)
 
     def dice(mask):
         return 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
 
-    print(dice(carried >= 0.5), dice(before))
-    assert 1 - dice(carried >= 0.5) < (1 - dice(before)) / 2
+    assert dice(template.brain.get_fdata() > 0) < 0.96
+    assert dice(carried >= 0.5) > 0.985
 
 
 def test_coarse_keeps_the_mean_and_cuts_the_brightest(template):

@@ -1,0 +1,140 @@
+"""Facts about brain masks: what counts as skull-stripped, and what a closed mask is."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from msapp.errors import InputError, MissingDependencyError
+from msapp.imaging import brain, geometry
+
+
+@pytest.fixture(scope='module')
+def template():
+    return brain.load_template()
+
+
+def ball(radius_mm: float, *, air: float = 0.0) -> nib.Nifti1Image:
+    axis = (np.arange(60) - 29.5) * 4.0
+    radius = np.sqrt(sum(x**2 for x in np.meshgrid(axis, axis, axis, indexing='ij')))
+    affine = np.diag([4.0, 4, 4, 1])
+    return nib.Nifti1Image(np.where(radius < radius_mm, 100, air).astype(np.float32), affine)
+
+
+def probability(mask: np.ndarray) -> nib.Nifti1Image:
+    return nib.Nifti1Image(mask.astype(np.float32), np.eye(4))
+
+
+def test_the_template_lies_in_its_masks(template):
+    image = template.image.get_fdata() > 0
+    inside, around = template.brain.get_fdata() > 0, template.around_brain.get_fdata() > 0
+    assert (image & ~inside).sum() < 0.01 * image.sum()
+    assert not (inside & ~around).any()
+    reach = geometry.voxel_volume_mm3(template.brain) * around.sum() / 1000
+    assert inside.sum() * 8 / 1000 == pytest.approx(1880, rel=0.03)
+    # A shell of 8 mm around 1.9 l: about 0.09 m2 of surface.
+    assert 500 < reach - 1880 < 1000
+
+
+def test_tissue_maps_are_probabilities_that_exclude_each_other(template):
+    white, grey = template.white_matter.get_fdata(), template.grey_matter.get_fdata()
+    for tissue in (white, grey):
+        assert tissue.min() >= 0
+        assert tissue.max() <= 1
+    assert not ((white > 0.9) & (grey > 0.9)).any()
+
+
+def test_the_template_is_skull_stripped(template):
+    assert brain.is_skull_stripped(template.image)
+
+
+@pytest.mark.parametrize(
+    ('image', 'stripped'),
+    [
+        (ball(70), True),
+        (ball(95), False),
+        (ball(40), False),
+        (ball(70, air=1.0), False),
+    ],
+    ids=['brain', 'head', 'too small', 'brain-sized head in air'],
+)
+def test_only_a_brain_sized_part_in_true_zero_is_skull_stripped(image, stripped):
+    assert brain.is_skull_stripped(image) == stripped
+
+
+def test_a_skull_stripped_brain_may_have_holes():
+    image = ball(70)
+    image.get_fdata()[25:35, 25:35, 25:35] = 0
+    assert brain.is_skull_stripped(image)
+
+
+def test_a_slab_that_fills_the_plane_is_not_skull_stripped():
+    data = np.zeros((50, 60, 40), np.float32)
+    data[:, :, 10:22] = 100
+    slab = nib.Nifti1Image(data, np.diag([3.0, 3, 3, 1]))
+    volume_ml = (data > 0).sum() * 27 / 1000
+    assert brain.SKULL_STRIPPED_MIN_ML < volume_ml < brain.SKULL_STRIPPED_MAX_ML
+    assert not brain.is_skull_stripped(slab)
+
+
+def test_a_mask_is_its_largest_part_without_holes():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[2:14, 2:14, 2:14] = True
+    whole = mask.copy()
+    mask[6:9, 6:9, 6:9] = False
+    mask[16:19, 16:19, 16:19] = True
+    image = probability(mask)
+    assert np.array_equal(brain.mask_on_grid(image, image), whole)
+
+
+def test_one_half_is_inside_and_less_is_not():
+    values = np.full((6, 6, 6), 0.49, np.float32)
+    values[1:5, 1:5, 1:5] = 0.5
+    image = probability(values)
+    assert np.array_equal(brain.mask_on_grid(image, image), values == 0.5)
+
+
+def test_a_mask_follows_the_transform_to_its_grid():
+    mask = np.zeros((20, 20, 20), bool)
+    mask[5:10, 5:10, 5:10] = True
+    shift = np.eye(4)
+    shift[:3, 3] = (3, 0, -2)
+    moved = brain.mask_on_grid(probability(mask), probability(mask), shift)
+    assert np.array_equal(moved, np.roll(mask, (-3, 2), (0, 2)))
+
+
+def test_an_empty_mask_is_refused():
+    image = probability(np.zeros((5, 5, 5)))
+    with pytest.raises(InputError, match=r'mask is empty.*give a mask of your own'):
+        brain.mask_on_grid(image, image)
+
+
+@pytest.mark.parametrize('fsldir', [None, 'empty'])
+def test_bet_without_fsl_says_what_to_install(monkeypatch, tmp_path, fsldir):
+    monkeypatch.delenv('FSLDIR', raising=False)
+    if fsldir is not None:
+        monkeypatch.setenv('FSLDIR', str(tmp_path))
+    with pytest.raises(MissingDependencyError, match='use --brain-extraction template') as caught:
+        brain.require_fsl()
+    assert 'FSLDIR' in str(caught.value)
+    assert caught.value.exit_code == 69
+
+
+def test_bet_without_fslpy_says_what_to_install(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, 'fsl.wrappers', None)
+    with pytest.raises(MissingDependencyError, match=r'pip install "msapp\[bet\]"'):
+        brain.require_fsl()
+
+
+def test_bet_is_found_where_fsldir_says(monkeypatch, tmp_path):
+    (tmp_path / 'bin').mkdir()
+    program = tmp_path / 'bin' / 'bet'
+    program.write_text('#!/bin/sh\n')
+    monkeypatch.setenv('FSLDIR', str(tmp_path))
+    with pytest.raises(MissingDependencyError):
+        brain.require_fsl()
+    program.chmod(0o755)
+    brain.require_fsl()
