@@ -16,9 +16,9 @@ from msapp.workflows.outputs import LARGE_GB, MNI, VisitSinks, make_node
 METHODS = f"""\
 Lesions were found by the baseline 'threshold': FLAIR voxels more than
 {threshold.WHITE_MATTER_SD:g} robust standard deviations above the mode of normal-appearing
-white matter and more than {threshold.GREY_MATTER_SD:g} above the median of grey matter (after Souplet
-et al., MS Lesion Segmentation Challenge, MICCAI 2008), where the atlas sees white matter, in
-regions of at least {threshold.MINIMUM_MM3:g} mm3.
+white matter and more than {threshold.GREY_MATTER_SD:g} above the median of grey matter
+(after Souplet et al., MS Lesion Segmentation Challenge, MICCAI 2008), where the atlas sees white
+matter, in regions of at least {threshold.MINIMUM_MM3:g} mm3.
 It is a baseline for comparison: it misses faint and cortical lesions and takes bright normal
 tissue for lesions. """
 

@@ -6,7 +6,10 @@ import gzip
 import os
 import re
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -17,7 +20,7 @@ from msapp.settings import Settings
 # Fewer voxels along an axis than this is no image of a brain.
 MINIMUM_VOXELS = 8
 MINIMUM_EXTENT_MM = 60.0
-LABEL = re.compile(r'^[A-Za-z0-9]+$')
+LABEL = re.compile(r'[A-Za-z0-9]+')
 
 
 def check_folders(settings: Settings) -> None:
@@ -36,20 +39,21 @@ def check_folders(settings: Settings) -> None:
             f'{source}: holds no sub-* folder, so it is not the root of a BIDS dataset. '
             'Give the folder that holds dataset_description.json and the sub-* folders.'
         )
-    inside = target.resolve().relative_to(source.resolve()) if _is_inside(target, source) else None
-    if inside is not None and inside.parts[:1] != ('derivatives',):
-        raise UsageError(
-            f'{target}: the output folder lies inside the input dataset. Choose a folder outside '
-            f'it, or {source / "derivatives" / "msapp"}.'
-        )
+    for name, folder in (('output', target), ('work', settings.work_path)):
+        if _is_among_input(folder, source):
+            raise UsageError(
+                f'{folder}: the {name} folder lies inside the input dataset. Choose a folder '
+                f'outside it, or {source / "derivatives" / "msapp"}.'
+            )
     if not settings.dry_run:
         for folder in (target, settings.work_path):
             _check_writable(folder)
 
 
-def _is_inside(path: Path, parent: Path) -> bool:
-    """Tell whether ``path`` is ``parent`` or lies below it."""
-    return path.resolve().is_relative_to(parent.resolve())
+def _is_among_input(path: Path, source: Path) -> bool:
+    """Tell whether ``path`` is the input dataset or lies in it, other than in derivatives/."""
+    path, source = path.resolve(), source.resolve()
+    return path.is_relative_to(source) and path.relative_to(source).parts[:1] != ('derivatives',)
 
 
 def _check_writable(folder: Path) -> None:
@@ -75,7 +79,7 @@ def check_label(participant: str) -> None:
         If the label has other characters than letters and digits.
     """
     label = participant.removeprefix('sub-')
-    if not LABEL.match(label):
+    if not LABEL.fullmatch(label):
         raise InputError(
             f'{participant}: a participant label may hold only letters and digits, got '
             f'"{label}". Rename the folder and its files.'
@@ -101,25 +105,26 @@ def check_image(path: Path) -> nib.spatialimages.SpatialImage:
         Naming what is wrong and what to do; the file's name is added by the caller.
     """
     image = _read(path)
-    sizes = np.asarray(image.header.get_zooms()[:3], dtype=float)
+    sizes = _voxel_sizes(path)
     if not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
         raise InputError(
             f'the voxel size is {_by(sizes)} mm; each must be above 0. Convert the image anew '
             'from DICOM, or mend the header.'
         )
-    if any(length > 1 for length in image.shape[3:]):
+    volumes = int(np.prod(image.shape[3:]))
+    if volumes != 1:
         raise InputError(
-            f'{image.shape[3]} volumes found, one is needed. Name a 3-D image with '
-            '--bids-filter-file, or average the volumes.'
+            f'{volumes} volumes found, one is needed. Name a 3-D image with --bids-filter-file, '
+            'or average the volumes.'
         )
-    if len(image.shape) > 3:
-        image = nib.funcs.four_to_three(image)[0]
-    if len(image.shape) < 3 or min(image.shape) < MINIMUM_VOXELS:
+    if len(image.shape) < 3 or min(image.shape[:3]) < MINIMUM_VOXELS:
         raise InputError(
             f'the image has {_by(np.array(image.shape))} voxels; at least {MINIMUM_VOXELS} are '
             'needed along each axis. A localizer or a single slice cannot be used.'
         )
     _check_geometry(image)
+    if len(image.shape) > 3:
+        image = nib.squeeze_image(image)
     data = np.asanyarray(image.dataobj)
     if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
         raise InputError(f'voxels of type {data.dtype} cannot be used; one real number is needed.')
@@ -134,24 +139,66 @@ def check_image(path: Path) -> nib.spatialimages.SpatialImage:
     return image
 
 
+def _voxel_sizes(path: Path) -> np.ndarray:
+    """Return the voxel sizes as the header has them; nibabel's reader replaces zeros by 1 mm."""
+    with _readable(), nib.openers.ImageOpener(str(path)) as stream:
+        header = nib.Nifti1Header.from_fileobj(stream, check=False)
+    if bytes(header['magic'])[:2] not in (b'n+', b'ni'):
+        return np.ones(3)  # no NIfTI-1: left to the reader
+    return np.abs(np.asarray(header['pixdim'][1:4], dtype=float))
+
+
 def _read(path: Path) -> nib.spatialimages.SpatialImage:
     """Read an image and all its data, turning what can go wrong into one kind of error."""
+    with _readable():
+        image: Any = nib.load(path)
+        needed = image.dataobj.offset + np.prod(image.shape, dtype=float) * (
+            image.get_data_dtype().itemsize
+        )
+        if _length(path) < needed:
+            raise EOFError
+        np.asanyarray(image.dataobj)
+    return image
+
+
+def _length(path: Path) -> int:
+    """Return the length of a file, bytes; a compressed one is read to its end and its checksum."""
+    if path.suffix != '.gz':
+        return path.stat().st_size
+    with gzip.open(path) as stream:
+        return sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 22), b''))
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    """Turn what can go wrong in reading a file into one kind of error.
+
+    Raises
+    ------
+    InputError
+        Saying what to do.
+    """
     try:
-        image = nib.load(path)
-        np.asanyarray(image.dataobj)  # type: ignore[attr-defined]
+        yield
     except FileNotFoundError as error:
         raise InputError('the file does not exist (a broken link?). Fetch it first.') from error
     except PermissionError as error:
         raise InputError('the file may not be read. Change its permissions.') from error
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error, MemoryError, OverflowError) as error:
         raise InputError('the file is cut short or damaged. Copy or convert it again.') from error
     except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(f'not a readable NIfTI image ({error}). Convert it again.') from error
-    except (OSError, ValueError) as error:
         raise InputError(
-            f'the file is cut short or damaged ({error}). Copy or convert it again.'
+            f'not a readable NIfTI image ({_line(error)}). Convert it again.'
         ) from error
-    return image  # type: ignore[return-value]
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f'the file is cut short or damaged ({_line(error)}). Copy or convert it again.'
+        ) from error
+
+
+def _line(error: Exception) -> str:
+    """Return a library's message on one line."""
+    return ' '.join(str(error).split())
 
 
 def _check_geometry(image: nib.spatialimages.SpatialImage) -> None:

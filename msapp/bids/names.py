@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def _build(pattern: str, participant: str, session: str | None, entities: dict[s
     """Fill a pattern; every entity must find a place."""
     from bids.layout.writing import build_path
 
+    unfit = {
+        key: value
+        for key, value in entities.items()
+        if key != 'extension' and not re.fullmatch(r'[A-Za-z0-9]+', str(value))
+    }
+    if unfit:
+        raise InternalError(f'{unfit}: entities of a name hold letters and digits alone.')
     given = {'subject': participant.removeprefix('sub-'), **entities}
     if session is not None:
         given['session'] = session.removeprefix('ses-')

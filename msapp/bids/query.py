@@ -109,19 +109,22 @@ def plan_participants(settings: Settings) -> list[Participant]:
             sound.append(label)
         except InputError as error:
             refused.append(Participant(label, error=str(error)))
+    _check_sessions_exist(settings, labels)
     layout = open_layout(settings, sound) if sound else None
     planned = [_plan_safely(layout, label, settings, filters) for label in sound]
-    _check_sessions_exist(settings, planned)
     return sorted([*planned, *refused], key=lambda participant: participant.label)
 
 
-def _check_sessions_exist(settings: Settings, planned: list[Participant]) -> None:
+def _check_sessions_exist(settings: Settings, labels: list[str]) -> None:
     """Refuse session labels that no participant has."""
     wanted = {f'ses-{label.removeprefix("ses-")}' for label in settings.session_label}
-    found = {visit.session for participant in planned for visit in participant.visits}
-    missing = sorted(wanted - {session for session in found if session})
-    if missing and not any(participant.error for participant in planned):
-        raise UsageError(f'--session-label: {", ".join(missing)} not found for any participant.')
+    found = {path.name for label in labels for path in (settings.bids_dir / label).glob('ses-*')}
+    missing = sorted(wanted - found)
+    if missing:
+        raise UsageError(
+            f'--session-label: {", ".join(missing)} not found for any participant. '
+            f'There are {_some(sorted(found, key=natural_key)) or "no sessions"}.'
+        )
 
 
 def read_filters(path: Path | None) -> dict[str, dict[str, Any]]:
@@ -187,19 +190,21 @@ def _plan(
 ) -> Participant:
     """Collect the visits of one participant in order of time."""
     subject = label.removeprefix('sub-')
-    sessions: list[str | None] = sorted(layout.get_sessions(subject=subject)) or [None]
+    found: list[str] = layout.get_sessions(subject=subject)
+    sessions: list[str | None] = [*sorted(found, key=natural_key)] or [None]
     if settings.session_label:
         wanted = {name.removeprefix('ses-') for name in settings.session_label}
         sessions = [session for session in sessions if session in wanted]
     times = read_times(settings.bids_dir, label)
-    visits, left_out = [], []
+    visits: list[Visit] = []
+    left_out: list[str] = []
     for session in sessions:
         visit = _find_visit(layout, subject, session, filters, times)
         if 'FLAIR' in visit.images or 'T1w' in visit.images:
             visits.append(visit)
         else:
-            found = ', '.join(visit.images) or 'nothing'
-            left_out.append(f'{visit.name}: neither FLAIR nor T1w found (found: {found}).')
+            present = ', '.join(visit.images) or 'nothing'
+            left_out.append(f'{visit.name}: neither FLAIR nor T1w found (found: {present}).')
     if not visits:
         reasons = ' '.join(left_out) or 'no visit found.'
         raise InputError(f'{label}: {reasons} A FLAIR or a T1w image is needed.')
@@ -211,7 +216,19 @@ def sort_visits(visits: list[Visit]) -> list[Visit]:
     times = [visit.acq_time for visit in visits]
     if all(times):
         return sorted(visits, key=lambda visit: datetime.fromisoformat(str(visit.acq_time)))
-    return sorted(visits, key=lambda visit: visit.session or '')
+    return sorted(visits, key=lambda visit: natural_key(visit.session or ''))
+
+
+def natural_key(label: str) -> list[tuple[int, str]]:
+    """Return a sort key by which ``M6`` comes before ``M12``.
+
+    Examples
+    --------
+    >>> sorted(['ses-M12', 'ses-M6', 'ses-BL'], key=natural_key)
+    ['ses-BL', 'ses-M6', 'ses-M12']
+    """
+    parts = re.findall(r'\d+|\D+', label)
+    return [(int(part), '') if part.isdigit() else (0, part) for part in parts]
 
 
 def interval_days(previous: Visit, current: Visit) -> float | None:
@@ -267,21 +284,43 @@ def _find_visit(
 ) -> Visit:
     """Choose one checked image of each contrast of a visit."""
     name = f'ses-{session}' if session else None
-    images, left_out = {}, []
+    images: dict[str, Path] = {}
+    left_out: list[str] = []
     for contrast in CONTRASTS:
         paths = _candidates(layout, subject, session, contrast, filters.get(contrast, {}))
-        where = f'sub-{subject} {name + " " if name else ""}{contrast}'
-        checked = [(path, _checked(path, where)) for path in paths]
-        if not checked:
+        if not paths:
+            if contrast in filters:
+                left_out.append(f'{contrast}: no image passes the filter {filters[contrast]}.')
             continue
-        checked.sort(key=lambda pair: _coarseness(pair[1]))
-        images[contrast] = checked[0][0]
-        left_out += [
-            f'{path.name}: {images[contrast].name} is finer or comes first and is used. '
-            'Choose with --bids-filter-file.'
-            for path, _ in checked[1:]
-        ]
+        where = f'sub-{subject} {name + " " if name else ""}{contrast}'
+        images[contrast], others = _finest(paths, where)
+        left_out += others
     return Visit(name, images, tuple(left_out), times.get(name))
+
+
+def _finest(paths: list[Path], where: str) -> tuple[Path, list[str]]:
+    """Choose the finest sound image of a contrast, and say of the others why they are not used.
+
+    Raises
+    ------
+    InputError
+        If none can be used; the message is that of the first.
+    """
+    sound, problems = [], []
+    for path in paths:
+        try:
+            sound.append((_coarseness(check_image(path)), path))
+        except InputError as error:
+            problems.append(InputError(f'{where}: {error} File: {path}'))
+    if not sound:
+        raise problems[0]
+    chosen, *others = [path for _, path in sorted(sound)]
+    sentences = [
+        f'{path.name}: {chosen.name} is finer or comes first and is used. '
+        'Choose with --bids-filter-file.'
+        for path in others
+    ]
+    return chosen, sentences + [str(problem) for problem in problems]
 
 
 def _candidates(
@@ -296,21 +335,19 @@ def _candidates(
     }
     if session is not None:
         entities['session'] = session
-    files = layout.get(**entities | filters)
+    try:
+        files = layout.get(**entities | filters)
+    except ValueError as error:
+        raise UsageError(
+            f'--bids-filter-file: {" ".join(str(error).split())} Entities have their long names: '
+            'acquisition, run, reconstruction, ...'
+        ) from error
     with_agent = contrast == 'ceT1w'
     return [
         Path(file.path)
         for file in files
         if contrast in ('FLAIR', 'T2w') or ('ceagent' in file.get_entities()) is with_agent
     ]
-
-
-def _checked(path: Path, where: str) -> nib.spatialimages.SpatialImage:
-    """Check an image; the error names participant, visit, contrast and file."""
-    try:
-        return check_image(path)
-    except InputError as error:
-        raise InputError(f'{where}: {error} File: {path}') from error
 
 
 def _coarseness(image: nib.spatialimages.SpatialImage) -> tuple[float, float]:

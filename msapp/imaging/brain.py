@@ -87,14 +87,19 @@ def load_template() -> Template:
     )
 
 
+def _not_zero(image: nib.spatialimages.SpatialImage) -> np.ndarray:
+    """Return where an image is not zero but for the dust of interpolation, holes filled."""
+    data = np.abs(np.asanyarray(image.dataobj, dtype=np.float32))
+    return ndimage.binary_fill_holes(data > 1e-4 * data.max())
+
+
 def is_skull_stripped(image: nib.spatialimages.SpatialImage) -> bool:
     """Tell whether everything but a brain-sized part of an image is exactly zero.
 
     Defaced heads and scanner-masked backgrounds keep scalp and bone and so exceed the volume of
     a brain.
     """
-    data = np.asanyarray(image.dataobj)
-    nonzero = ndimage.binary_fill_holes(data != 0)
+    nonzero = _not_zero(image)
     volume_ml = nonzero.sum() * geometry.voxel_volume_mm3(image) / 1000
     on_border = sum(
         nonzero[face].mean() > 0.2
@@ -181,8 +186,7 @@ def extract_brain(
     )
     was_stripped = is_skull_stripped(image)
     if given_mask is None and was_stripped:
-        own = ndimage.binary_fill_holes(np.asanyarray(image.dataobj) != 0)
-        given_mask = geometry.like(own, image)
+        given_mask = geometry.like(_not_zero(image), image)
     if given_mask is not None:
         given = (np.asanyarray(given_mask.dataobj) > 0).astype(np.float32)
         brain = geometry.resample(geometry.like(given, given_mask), head)

@@ -75,7 +75,7 @@ def resample(
     transform: np.ndarray | None = None,
     *,
     order: int = 1,
-    fill: float = 0.0,
+    fill: float | None = 0.0,
 ) -> np.ndarray:
     """Resample an image onto a grid through a linear transform, in one interpolation.
 
@@ -89,8 +89,8 @@ def resample(
     order : int
         0 nearest neighbour, 1 linear, 3 cubic spline. Results of order 3 are clipped to the
         range of the image, so that ringing makes no negative intensities.
-    fill : float
-        Value outside the image's field of view.
+    fill : float or None
+        Value outside the image's field of view; None repeats the outermost voxels.
 
     Returns
     -------
@@ -106,11 +106,19 @@ def resample(
     transform = np.eye(4) if transform is None else transform
     matrix = np.linalg.inv(image.affine) @ transform @ grid.affine
     data = np.asanyarray(image.dataobj, dtype=np.float32)
+    # With plain 'constant', rounding would turn voxels on the very border into the fill value.
     result = ndimage.affine_transform(
-        data, matrix, output_shape=grid.shape[:3], order=order, cval=fill, output=np.float32
+        data,
+        matrix,
+        output_shape=grid.shape[:3],
+        order=order,
+        mode='nearest' if fill is None else 'grid-constant',
+        cval=fill or 0.0,
+        output=np.float32,
     )
     if order > 1:
-        np.clip(result, min(float(data.min()), fill), max(float(data.max()), fill), out=result)
+        ends = [data.min(), data.max(), *(() if fill is None else (fill,))]
+        np.clip(result, min(ends), max(ends), out=result)
     return result
 
 

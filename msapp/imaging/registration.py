@@ -35,7 +35,7 @@ WARP_ITERATIONS = (40, 30, 0)
 def scratch_prefix(seed: int) -> Iterator[str]:
     """Give ANTs a prefix in a folder that goes away, and a fixed seed for its sampling."""
     before = os.environ.get('ANTS_RANDOM_SEED')
-    os.environ['ANTS_RANDOM_SEED'] = str(seed or 1)
+    os.environ['ANTS_RANDOM_SEED'] = str(seed + 1)  # 0 would mean the clock
     try:
         with tempfile.TemporaryDirectory(prefix='msapp-ants-') as folder:
             yield str(Path(folder) / 'reg_')

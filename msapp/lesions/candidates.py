@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from msapp.errors import InputError
 from msapp.imaging import distance, intensity
 from msapp.lesions.instances import (
     Instance,
@@ -80,14 +81,23 @@ def find_candidates(
     -------
     Candidates
 
+    Raises
+    ------
+    InputError
+        If the masks do not overlap, or an image is constant.
+
     References
     ----------
     The hybrid method of the MSSEG-2 workshop (MICCAI 2021): landmark histogram matching with the
     second visit as reference, 6 grey levels, ratio over 1.15, opening of 1 mm, regions of at
     least 7 mm3, brain mask eroded by 1 mm.
     """
-    matched = intensity.match_histogram(previous, current, mask)
+    if not mask.any():
+        raise InputError('the brain masks of the two visits do not overlap; one of them is wrong.')
     low, high = np.percentile(current[mask], RANGE_PERCENTILES)
+    if high <= low:
+        raise InputError('the later FLAIR has one intensity only inside the brain mask.')
+    matched = intensity.match_histogram(previous, current, mask)
     steps = levels or GREY_LEVELS
     before, after = (
         intensity.discretize(image, mask, levels=steps, low=float(low), high=float(high))

@@ -62,9 +62,6 @@ class TestImages:
         assert checked.shape == (10, 10, 10)
         assert np.array_equal(checked.get_fdata(), voxels)
 
-    @pytest.mark.xfail(
-        strict=True, raises=ValueError, reason='four_to_three takes four axes, no more'
-    )
     def test_a_single_volume_loses_all_its_trailing_axes(self, tmp_path, voxels):
         assert check_image(save(tmp_path / 'a.nii.gz', voxels[..., None, None])).ndim == 3
 
@@ -72,12 +69,10 @@ class TestImages:
         path = save(tmp_path / 'a.nii.gz', np.stack([voxels] * 3, axis=-1))
         refuse(path, '3 volumes found, one is needed.*--bids-filter-file, or average')
 
-    @pytest.mark.xfail(strict=True, reason='the fourth axis is counted, whichever has the volumes')
     def test_several_volumes_along_the_fifth_axis(self, tmp_path, voxels):
         path = save(tmp_path / 'a.nii.gz', np.stack([voxels[..., None]] * 3, axis=-1))
         refuse(path, '3 volumes found')
 
-    @pytest.mark.xfail(strict=True, raises=ValueError, reason='a fourth axis of length 0 passes')
     def test_no_volume(self, tmp_path):
         refuse(save(tmp_path / 'a.nii.gz', np.zeros((10, 10, 10, 0), np.float32)), 'volume|empty')
 
@@ -93,9 +88,8 @@ class TestImages:
 
     def test_a_voxel_size_of_zero_that_leaves_no_brain(self, image):
         edit(edit(image, PIXDIM, 'fff', 0, 10, 10), CODES, 'hh', 0, 0)
-        refuse(image, r'field of view is 10 x 100 x 100 mm.*Check the voxel size in the header')
+        refuse(image, r'voxel size is 0 x 10 x 10 mm; each must be above 0.*mend the header')
 
-    @pytest.mark.xfail(strict=True, reason='nibabel reads a voxel size of 0 as 1 mm')
     def test_a_voxel_size_of_zero_is_never_taken_for_one_millimetre(self, tmp_path):
         large = np.random.default_rng(0).integers(1, 9, (64, 64, 64)).astype(np.uint8)
         image = edit(save(tmp_path / 'a.nii.gz', large, 3.0), PIXDIM, 'fff', 0, 0, 0)
@@ -146,7 +140,16 @@ class TestImages:
         for path in (tmp_path / 'none.nii.gz', link):
             refuse(path, 'does not exist .a broken link.*Fetch it first')
 
-    @pytest.mark.parametrize('kept', [400, 2000, -1])
+    @pytest.mark.parametrize(
+        'kept',
+        [
+            400,
+            2000,
+            pytest.param(
+                -1,
+            ),
+        ],
+    )
     def test_a_compressed_file_that_was_cut(self, image, kept):
         image.write_bytes(image.read_bytes()[:kept])
         refuse(image, 'cut short or damaged.*Copy or convert it again|Convert it again')
@@ -154,13 +157,15 @@ class TestImages:
     def test_a_file_that_was_cut(self, tmp_path, voxels):
         path = save(tmp_path / 'a.nii', voxels)
         path.write_bytes(path.read_bytes()[:1000])
-        refuse(path, 'cut short or damaged .*Copy or convert it again')
+        refuse(path, 'cut short or damaged. Copy or convert it again')
 
-    def test_flipped_bits_in_a_compressed_file(self, image):
-        raw = bytearray(image.read_bytes())
-        raw[len(raw) // 2] ^= 0xFF
-        image.write_bytes(bytes(raw))
-        refuse(image, 'cut short or damaged.*Copy or convert it again')
+    def test_a_damaged_voxel_in_a_compressed_file(self, tmp_path, voxels):
+        whole = save(tmp_path / 'a.nii', voxels.astype(np.uint8)).read_bytes()
+        damaged = bytearray(gzip.compress(whole, compresslevel=0))
+        damaged[-100] ^= 0x01
+        path = tmp_path / 'a.nii.gz'
+        path.write_bytes(bytes(damaged))
+        refuse(path, 'cut short or damaged.*Copy or convert it again')
 
     @pytest.mark.parametrize('name', ['a.nii', 'a.nii.gz'])
     @pytest.mark.parametrize('content', [b'', b'version https://git-lfs.github.com/spec/v1\n'])
@@ -183,15 +188,9 @@ class TestImages:
         [
             pytest.param(
                 (3, 32767, 32767, 32767),
-                marks=pytest.mark.xfail(
-                    strict=True, raises=MemoryError, reason='a MemoryError comes through'
-                ),
             ),
             pytest.param(
                 (7, *(32767,) * 7),
-                marks=pytest.mark.xfail(
-                    strict=True, raises=OverflowError, reason='an OverflowError comes through'
-                ),
             ),
         ],
     )
@@ -214,11 +213,10 @@ class TestLabels:
 
     @pytest.mark.parametrize('label', ['sub-a_b', 'sub-a b', 'sub-a!', 'sub-', 'sub-é'])
     def test_anything_else(self, label):
-        with pytest.raises(InputError, match='only letters and digits.*Rename the folder') as error:
+        with pytest.raises(InputError, match=r'only letters and digits.*Rename the') as caught:
             check_label(label)
-        assert f'got "{label.removeprefix("sub-")}"' in str(error.value)
+        assert f'got "{label.removeprefix("sub-")}"' in str(caught.value)
 
-    @pytest.mark.xfail(strict=True, reason='the pattern ends with $, which allows a line break')
     def test_a_line_break(self):
         with pytest.raises(InputError):
             check_label('sub-01\n')
@@ -274,7 +272,6 @@ class TestFolders:
         check_folders(self.settings(dataset, dataset / 'derivatives' / 'msapp'))
         assert (dataset / 'derivatives' / 'msapp').is_dir()
 
-    @pytest.mark.xfail(strict=True, reason='only the output folder is compared with the input')
     def test_a_work_folder_inside_the_input(self, dataset, tmp_path):
         settings = self.settings(dataset, tmp_path / 'out', work_dir=dataset / 'work')
         self.refuse(settings, 'lies inside the input dataset')

@@ -7,6 +7,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
+from msapp.errors import InputError
 from msapp.imaging import distance
 from msapp.lesions.candidates import (
     Candidates,
@@ -313,6 +314,11 @@ class TestCandidates:
         )
         assert first.labels.any()
         assert np.array_equal(first.labels, second.labels)
+
+    def test_visits_whose_brains_do_not_overlap_are_refused(self):
+        _, flair, mask = visit()
+        with pytest.raises(InputError):
+            find_candidates(flair, flair, np.zeros_like(mask), (1.0, 1.0, 1.0))
 
 
 class TestPatches:

@@ -295,13 +295,3 @@ def test_a_sink_runs_again_where_its_file_is_gone(image):
     path.touch()
     sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
     assert [name for name, node in sinks.items() if not node.overwrite] == [kept]
-
-
-def test_a_relative_output_folder_is_one_below_where_msapp_was_called(image, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
-    settings = Settings(bids_dir=image.parent, output_dir='out', levels=('participant',))
-    graph = flatten([make_participant('sub-01', case, image)], settings)
-    # Steps run in their own folders, so a relative path would point below those.
-    folders = {node.inputs.output_dir for node in graph.nodes if is_sink(node)}
-    assert folders == {str(tmp_path / 'out')}

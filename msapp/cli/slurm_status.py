@@ -1,0 +1,196 @@
+"""How far each participant of a SLURM run is: from the outputs, and from the queue."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageError
+
+PROGRAM = 'msapp-slurm'
+LABELS, JOBS = 'participants.txt', 'jobs.tsv'
+# How often SLURM is asked whether jobs have ended: soon at first, then rarely.
+WAIT_FIRST_S, WAIT_MOST_S, WAIT_GROWTH = 2.0, 30.0, 1.3
+DONE, FAILED, MISSING, QUEUED = 'done', 'failed', 'missing', 'queued'
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a participant is: ``done``, ``failed``, ``missing`` or ``queued``, and why.
+
+    ``exit_code`` is what this participant alone makes ``--status`` end with.
+    """
+
+    participant: str
+    status: str
+    reason: str = ''
+    exit_code: int = EXIT_SOME_FAILED
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What one call submitted: its folder, its participants, and its jobs by number.
+
+    ``jobs`` maps the number of a job to its first line in the list of participants, less one;
+    None for the group level.
+    """
+
+    folder: Path
+    labels: tuple[str, ...]
+    jobs: Mapping[str, int | None]
+
+    def tasks(self) -> dict[str, str]:
+        """Return the task (``job_index``) of each participant that was submitted."""
+        starts = {first: job for job, first in self.jobs.items() if first is not None}
+        found = {}
+        job, first = '', 0
+        for line, label in enumerate(self.labels):
+            job, first = (starts[line], line) if line in starts else (job, first)
+            if job:
+                found[label] = f'{job}_{line - first + 1}'
+        return found
+
+
+def find_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
+    """Return the participants (``sub-X``), sorted: those asked for, or every folder.
+
+    The folders count, as in msapp; ``participants.tsv`` is only read to warn of who has none.
+
+    Raises
+    ------
+    UsageError
+        If there are none, or one that was asked for has no folder.
+    """
+    present = sorted(path.name for path in bids_dir.glob('sub-*') if path.is_dir())
+    if not present:
+        raise UsageError(
+            f'{bids_dir}: holds no sub-* folder. Give the root of a BIDS dataset, the folder '
+            'that holds dataset_description.json.'
+        )
+    if not wanted:
+        listed = {
+            row.get('participant_id') or '' for row in read_rows(bids_dir / 'participants.tsv')
+        }
+        without = sorted(listed - {*present, ''})
+        if without:
+            sys.stderr.write(
+                f'{PROGRAM}: warning: participants.tsv names {_some(without)}, without a folder '
+                f'in {bids_dir}: left out.\n'
+            )
+        return present
+    labels = sorted({f'sub-{label.removeprefix("sub-")}' for label in wanted})
+    unknown = [label for label in labels if label not in present]
+    if unknown:
+        raise UsageError(
+            f'--participant-label: {_some(unknown)} not found in {bids_dir}. '
+            f'It holds {_some(present)}.'
+        )
+    return labels
+
+
+def _some(names: Sequence[str], most: int = 8) -> str:
+    """List the first names and count the rest."""
+    rest = f' and {len(names) - most} more' if len(names) > most else ''
+    return ', '.join(names[:most]) + rest
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a TSV file; one that is missing or broken has no rows."""
+    try:
+        with path.open(encoding='utf-8-sig', newline='') as stream:
+            return list(csv.DictReader(stream, delimiter='\t', quoting=csv.QUOTE_NONE, restval=''))
+    except (OSError, ValueError, csv.Error):
+        return []
+
+
+def find_states(output_dir: Path, labels: Sequence[str]) -> list[State]:
+    """Say how far each participant is, from the outputs, and from the queue where there is one."""
+    newest: dict[str, dict[str, str]] = {}
+    for path in sorted((output_dir / 'logs').glob('*/summary.tsv')):
+        newest |= {row.get('participant_id', ''): row for row in read_rows(path)}
+    tasks: dict[str, tuple[str, Path]] = {}
+    for submission in find_submissions(output_dir):
+        for label, task in submission.tasks().items():
+            tasks[label] = (task, submission.folder / f'{task}.out')
+    waiting = ask_queue() if tasks else None
+    states = []
+    for label in labels:
+        task, log = tasks.get(label, ('', None))
+        if waiting and task in waiting:
+            states.append(State(label, QUEUED, f'waits or runs as {task}'))
+        else:
+            states.append(_state(output_dir, label, newest.get(label), log))
+    return states
+
+
+def _state(output_dir: Path, label: str, row: dict[str, str] | None, log: Path | None) -> State:
+    """Judge one participant by the newest row of a summary and by the files that must be there."""
+    where = f' See {log}' if log is not None and log.exists() else ''
+    if row is None:
+        return State(label, MISSING, f'no run of it has come to an end.{where}')
+    if row.get('status') != 'done':
+        step = '' if row.get('failed_step') in (None, '', 'n/a') else f'{row["failed_step"]}: '
+        code = row.get('exit_code') or ''
+        number = int(code) if code.isdecimal() and int(code) else EXIT_SOME_FAILED
+        return State(label, FAILED, f'{step}{row.get("error") or "no reason was noted"}', number)
+    absent = [] if (output_dir / f'{label}.html').is_file() else [f'{label}.html']
+    if not any((output_dir / label).glob('**/*_desc-summary_stats.tsv')):
+        absent.append(f'{label}/**/*_desc-summary_stats.tsv')
+    if absent:
+        return State(label, MISSING, f'a run of it was done, but there is no {absent[0]}.{where}')
+    return State(label, DONE, exit_code=EXIT_DONE)
+
+
+def describe(states: Sequence[State], again: str) -> Iterator[str]:
+    """Give the lines of ``--status``; ``again`` is the command that submits who is not done."""
+    groups = {
+        status: [state for state in states if state.status == status]
+        for status in (DONE, FAILED, MISSING, QUEUED)
+    }
+    if groups[DONE]:
+        yield f'done: {" ".join(state.participant for state in groups[DONE])}'
+    for status in (FAILED, MISSING, QUEUED):
+        yield from (f'{status}: {state.participant}: {state.reason}' for state in groups[status])
+    counts = ', '.join(f'{len(group)} {status}' for status, group in groups.items() if group)
+    yield f'{len(states)} participants: {counts}.'
+    if groups[FAILED] or groups[MISSING]:
+        yield f'To submit again who is not done: {again}'
+
+
+def find_submissions(output_dir: Path) -> list[Submission]:
+    """Return what was submitted for an output folder, oldest first."""
+    found = []
+    for path in sorted((output_dir / 'logs' / 'slurm').glob(f'*/{JOBS}')):
+        labels = (path.parent / LABELS).read_text(encoding='utf-8').splitlines()
+        rows = ((row['job_id'], row['after_line']) for row in read_rows(path))
+        jobs = {job: int(line) if line.isdecimal() else None for job, line in rows}
+        found.append(Submission(path.parent, tuple(labels), jobs))
+    return found
+
+
+def ask_queue() -> set[str] | None:
+    """Return jobs and tasks (``job`` and ``job_index``) of this user; None without an answer."""
+    if shutil.which('squeue') is None:
+        return None
+    call = ['squeue', '--noheader', '--array', f'--user={os.getuid()}', '--format=%F %K']
+    result = subprocess.run(call, capture_output=True, text=True, check=False)
+    if result.returncode:
+        return None
+    pairs = [line.split() for line in result.stdout.splitlines() if line.strip()]
+    return {job for job, *_ in pairs} | {'_'.join(pair) for pair in pairs}
+
+
+def wait(output_dir: Path) -> None:
+    """Wait until no job that was submitted for this output folder is in the queue."""
+    jobs = {job for submission in find_submissions(output_dir) for job in submission.jobs}
+    pause_s = WAIT_FIRST_S
+    while (queue := ask_queue()) is None or queue & jobs:
+        time.sleep(pause_s)
+        pause_s = min(WAIT_MOST_S, pause_s * WAIT_GROWTH)

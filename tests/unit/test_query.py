@@ -1,0 +1,412 @@
+"""Facts about the plan of a run: which images of a dataset are used, and which are not and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from msapp.bids.query import (
+    Participant,
+    Visit,
+    find_given_masks,
+    find_participants,
+    interval_days,
+    plan_participants,
+    read_filters,
+    read_times,
+    sort_visits,
+)
+from msapp.errors import UsageError
+from msapp.settings import Settings
+
+
+class Dataset:
+    """A small BIDS dataset that grows by its images' names."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root / 'data'
+        self.root.mkdir()
+        self.write('dataset_description.json', '{"Name": "x", "BIDSVersion": "1.10.0"}')
+
+    def write(self, name: str, text: str) -> Path:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    def add(self, *names: str, voxel_mm: tuple[float, ...] = (10.0, 10.0, 10.0)) -> None:
+        """Add images by the last part of their path, the folders follow from the name."""
+        for name in names:
+            folders = [part for part in name.split('_') if part.startswith(('sub-', 'ses-'))]
+            folder = self.root.joinpath(*folders, 'anat')
+            folder.mkdir(parents=True, exist_ok=True)
+            shape = [round(100 / step) for step in voxel_mm]
+            data = np.random.default_rng(0).integers(1, 99, shape).astype(np.uint8)
+            nib.save(nib.Nifti1Image(data, np.diag([*voxel_mm, 1.0])), folder / f'{name}.nii.gz')
+
+    def settings(self, **values) -> Settings:
+        return Settings(
+            bids_dir=self.root,
+            output_dir=self.root.parent / 'out',
+            levels=('participant',),
+            **values,
+        )
+
+    def plan(self, filters: object = None, **values) -> list[Participant]:
+        if filters is not None:
+            path = self.root.parent / 'filters.json'
+            path.write_text(json.dumps(filters))
+            values['bids_filter_file'] = path
+        return plan_participants(self.settings(**values))
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    return Dataset(tmp_path)
+
+
+def used(visit: Visit) -> dict[str, str]:
+    return {contrast: path.name for contrast, path in visit.images.items()}
+
+
+def sessions(participant: Participant) -> list[str | None]:
+    return [visit.session for visit in participant.visits]
+
+
+class TestImages:
+    def test_the_finest_image_is_used_and_the_other_is_named(self, dataset):
+        dataset.add('sub-01_run-1_FLAIR', voxel_mm=(10, 10, 12.5))
+        dataset.add('sub-01_run-2_FLAIR', voxel_mm=(8, 8, 10))
+        (participant,) = dataset.plan()
+        (visit,) = participant.visits
+        assert used(visit) == {'FLAIR': 'sub-01_run-2_FLAIR.nii.gz'}
+        assert visit.left_out == (
+            'sub-01_run-1_FLAIR.nii.gz: sub-01_run-2_FLAIR.nii.gz is finer or comes first and is '
+            'used. Choose with --bids-filter-file.',
+        )
+
+    def test_of_equal_voxel_volumes_the_rounder_is_finer(self, dataset):
+        dataset.add('sub-01_run-1_FLAIR', voxel_mm=(5, 5, 10))
+        dataset.add('sub-01_run-2_FLAIR', voxel_mm=(6.25, 6.25, 6.4))
+        (visit,) = dataset.plan()[0].visits
+        assert used(visit) == {'FLAIR': 'sub-01_run-2_FLAIR.nii.gz'}
+
+    def test_of_equal_images_the_first_name_is_used(self, dataset):
+        dataset.add('sub-01_run-2_FLAIR', 'sub-01_run-1_FLAIR')
+        (visit,) = dataset.plan()[0].visits
+        assert used(visit) == {'FLAIR': 'sub-01_run-1_FLAIR.nii.gz'}
+
+    def test_a_filter_chooses_the_coarser_image(self, dataset):
+        dataset.add('sub-01_acq-2D_FLAIR')
+        dataset.add('sub-01_acq-3D_FLAIR', voxel_mm=(8, 8, 8))
+        (visit,) = dataset.plan({'flair': {'acquisition': '2D'}})[0].visits
+        assert used(visit) == {'FLAIR': 'sub-01_acq-2D_FLAIR.nii.gz'}
+        assert visit.left_out == ()
+
+    def test_a_filter_may_ask_that_an_entity_is_absent(self, dataset):
+        dataset.add('sub-01_FLAIR')
+        dataset.add('sub-01_acq-3D_FLAIR', voxel_mm=(8, 8, 8))
+        (visit,) = dataset.plan({'flair': {'acquisition': None}})[0].visits
+        assert used(visit) == {'FLAIR': 'sub-01_FLAIR.nii.gz'}
+
+    def test_a_filter_of_one_contrast_leaves_the_others(self, dataset):
+        dataset.add('sub-01_run-1_T1w', 'sub-01_run-2_T1w', 'sub-01_FLAIR')
+        (visit,) = dataset.plan({'T1w': {'run': 2}})[0].visits
+        assert used(visit) == {
+            'FLAIR': 'sub-01_FLAIR.nii.gz',
+            'T1w': 'sub-01_run-2_T1w.nii.gz',
+        }
+
+    def test_t1w_with_contrast_agent_is_a_contrast_of_its_own(self, dataset):
+        dataset.add('sub-01_FLAIR', 'sub-01_T1w', 'sub-01_ce-gadolinium_T1w', 'sub-01_T2w')
+        (visit,) = dataset.plan()[0].visits
+        assert used(visit) == {
+            'FLAIR': 'sub-01_FLAIR.nii.gz',
+            'T1w': 'sub-01_T1w.nii.gz',
+            'T2w': 'sub-01_T2w.nii.gz',
+            'ceT1w': 'sub-01_ce-gadolinium_T1w.nii.gz',
+        }
+        assert visit.left_out == ()
+
+    def test_t1w_with_contrast_agent_alone_is_not_enough(self, dataset):
+        dataset.add('sub-01_ce-gadolinium_T1w')
+        (participant,) = dataset.plan()
+        assert 'neither FLAIR nor T1w found (found: ceT1w)' in participant.error
+
+    @pytest.mark.parametrize(('name', 'contrast'), [('FLAIR', 'FLAIR'), ('T1w', 'T1w')])
+    def test_a_visit_is_read_on_flair_else_on_t1w(self, dataset, name, contrast):
+        dataset.add(f'sub-01_{name}', 'sub-01_T2w')
+        (visit,) = dataset.plan()[0].visits
+        assert visit.reference == contrast
+
+    def test_derivatives_and_other_data_are_not_looked_at(self, dataset):
+        dataset.add('sub-01_FLAIR')
+        for folder in ('derivatives/x/sub-01/anat', 'sourcedata/sub-01/anat', 'sub-01/func'):
+            dataset.write(f'{folder}/sub-01_acq-fine_FLAIR.nii.gz', 'not an image')
+        (participant,) = dataset.plan()
+        assert participant.error is None
+        assert used(participant.visits[0]) == {'FLAIR': 'sub-01_FLAIR.nii.gz'}
+
+
+class TestFilterFile:
+    @pytest.mark.parametrize('key', ['t1w_ce', 'ceT1w', 'CET1W'])
+    def test_names_of_contrasts(self, tmp_path, key):
+        (tmp_path / 'f.json').write_text(json.dumps({key: {'run': 1}}))
+        assert read_filters(tmp_path / 'f.json') == {'ceT1w': {'run': 1}}
+
+    def test_none_is_empty(self):
+        assert read_filters(None) == {}
+
+    @pytest.mark.parametrize(
+        ('text', 'message'),
+        [
+            ('{"flair": ', 'cannot be read as JSON'),
+            ('{"bold": {"run": 1}}', '"bold" is not a contrast with entities. An example'),
+            ('{"flair": "3D"}', '"flair" is not a contrast with entities'),
+            ('["flair"]', 'is not a contrast with entities'),
+        ],
+    )
+    def test_a_wrong_one_says_what_it_should_be(self, tmp_path, text, message):
+        path = tmp_path / 'f.json'
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message) as caught:
+            read_filters(path)
+        assert str(caught.value).startswith(str(path))
+
+    def test_a_missing_one(self, tmp_path):
+        with pytest.raises(UsageError, match='cannot be read as JSON'):
+            read_filters(tmp_path / 'none.json')
+
+    def test_an_unknown_entity_says_so(self, dataset):
+        dataset.add('sub-01_acq-3D_FLAIR')
+        with pytest.raises(UsageError, match='acq'):
+            dataset.plan({'flair': {'acq': '3D'}})
+
+    def test_a_filter_that_leaves_no_image_is_named(self, dataset):
+        dataset.add('sub-01_acq-3D_FLAIR', 'sub-01_T1w')
+        (participant,) = dataset.plan({'flair': {'acquisition': '2D'}})
+        (visit,) = participant.visits
+        assert 'FLAIR' in ' '.join([*visit.left_out, *participant.left_out])
+
+
+class TestVisits:
+    def test_they_are_sorted_by_time_against_their_labels(self, dataset):
+        dataset.add('sub-01_ses-A_FLAIR', 'sub-01_ses-B_FLAIR')
+        dataset.write(
+            'sub-01/sub-01_sessions.tsv',
+            'session_id\tacq_time\nses-A\t2020-06-01T10:00:00\nses-B\t2019-06-01T10:00:00\n',
+        )
+        (participant,) = dataset.plan()
+        assert sessions(participant) == ['ses-B', 'ses-A']
+        assert interval_days(*participant.visits) == 366
+
+    @pytest.mark.parametrize(
+        'table',
+        [
+            'session_id\tacq_time\nses-A\t2020-06-01\nses-B\tn/a\n',
+            'session_id\tacq_time\nses-A\t2020-06-01\nses-B\tlast spring\n',
+            'session_id\tacq_time\nses-A\t2020-06-01T10:00:00Z\nses-B\t2019-06-01T10:00:00Z\n',
+            'session_id\nses-A\nses-B\n',
+            'session_id\tacq_time\nses-A\t1\t2\t3\nses-B\t2019\t1\n"',
+            '',
+            '\x00\x01',
+        ],
+        ids=['one time', 'no time', 'zones', 'no column', 'ragged', 'empty', 'binary'],
+    )
+    def test_without_a_time_for_each_they_are_sorted_by_label(self, dataset, table):
+        dataset.add('sub-01_ses-A_FLAIR', 'sub-01_ses-B_FLAIR')
+        dataset.write('sub-01/sub-01_sessions.tsv', table)
+        (participant,) = dataset.plan()
+        assert participant.error is None
+        assert sessions(participant) == ['ses-A', 'ses-B']
+        assert interval_days(*participant.visits) is None
+
+    def test_a_table_that_is_no_text_is_ignored(self, dataset):
+        path = dataset.write('sub-01/sub-01_sessions.tsv', '')
+        path.write_bytes(b'session_id\tacq_time\nses-\xff\xfe\t2020\n')
+        assert read_times(dataset.root, 'sub-01') == {}
+
+    def test_numbers_in_labels_are_sorted_as_numbers(self, dataset):
+        dataset.add(*(f'sub-01_ses-M{month}_FLAIR' for month in (6, 12, 24)))
+        assert sessions(dataset.plan()[0]) == ['ses-M6', 'ses-M12', 'ses-M24']
+
+    def test_scans_tsv_stands_in_for_sessions_tsv(self, dataset):
+        for session, time in (('A', '2021-01-01'), ('B', '2020-01-01')):
+            name = f'sub-01/ses-{session}/sub-01_ses-{session}_scans.tsv'
+            dataset.write(name, f'filename\tacq_time\nanat/x.nii.gz\tn/a\nanat/y.nii.gz\t{time}\n')
+        assert read_times(dataset.root, 'sub-01') == {'ses-A': '2021-01-01', 'ses-B': '2020-01-01'}
+        dataset.write(
+            'sub-01/sub-01_sessions.tsv', 'session_id\tacq_time\nses-A\t2019-05-05\nses-B\tn/a\n'
+        )
+        assert read_times(dataset.root, 'sub-01') == {'ses-A': '2019-05-05', 'ses-B': '2020-01-01'}
+
+    def test_a_participant_without_sessions_has_one_visit(self, dataset):
+        dataset.add('sub-01_FLAIR')
+        dataset.write(
+            'sub-01/sub-01_scans.tsv', 'filename\tacq_time\nanat/sub-01_FLAIR.nii.gz\t2020-01-01\n'
+        )
+        (visit,) = dataset.plan()[0].visits
+        assert (visit.session, visit.name, visit.acq_time) == (None, 'the visit', '2020-01-01')
+
+    def test_a_visit_without_flair_and_t1w_is_left_out_and_the_other_used(self, dataset):
+        dataset.add('sub-01_ses-1_FLAIR', 'sub-01_ses-2_T2w')
+        (participant,) = dataset.plan()
+        assert participant.error is None
+        assert sessions(participant) == ['ses-1']
+        assert participant.left_out == ('ses-2: neither FLAIR nor T1w found (found: T2w).',)
+
+    def test_only_the_sessions_asked_for_are_used(self, dataset):
+        dataset.add('sub-01_ses-1_FLAIR', 'sub-01_ses-2_FLAIR')
+        (participant,) = dataset.plan(session_label=('ses-2',))
+        assert sessions(participant) == ['ses-2']
+
+    def test_a_session_that_nobody_has_beside_one_that_exists(self, dataset):
+        dataset.add('sub-01_ses-1_FLAIR')
+        with pytest.raises(UsageError, match='--session-label: ses-9 not found'):
+            dataset.plan(session_label=('1', '9'))
+
+    def test_a_session_that_nobody_has(self, dataset):
+        dataset.add('sub-01_ses-1_FLAIR')
+        with pytest.raises(UsageError, match='--session-label: ses-9 not found'):
+            dataset.plan(session_label=('9',))
+
+    @pytest.mark.parametrize(
+        ('first', 'second', 'days'),
+        [
+            ('2020-02-28T12:00:00', '2020-03-01T00:00:00', 1.5),
+            ('2020-01-01', '2021-01-01', 366),
+            ('2020-01-02', '2020-01-01', -1),
+            (None, '2020-01-01', None),
+            ('2020-01-01', None, None),
+        ],
+    )
+    def test_intervals_are_days(self, first, second, days):
+        previous, current = (Visit(None, {}, acq_time=time) for time in (first, second))
+        assert interval_days(previous, current) == days
+
+    def test_dates_and_times_sort_together(self):
+        times = ['2020-01-02', '2020-01-01T23:59:59.5', '2020-01-01']
+        visits = [Visit(f'ses-{i}', {}, acq_time=time) for i, time in enumerate(times)]
+        assert [visit.session for visit in sort_visits(visits)] == ['ses-2', 'ses-1', 'ses-0']
+
+
+class TestParticipants:
+    @pytest.fixture
+    def three(self, dataset) -> Dataset:
+        dataset.add('sub-02_FLAIR', 'sub-01_FLAIR', 'sub-10_FLAIR')
+        return dataset
+
+    def test_all_are_planned_in_order(self, three):
+        assert [plan.label for plan in three.plan()] == ['sub-01', 'sub-02', 'sub-10']
+
+    @pytest.mark.parametrize('labels', [('02', '10'), ('sub-10', '02', 'sub-02')])
+    def test_labels_are_taken_with_and_without_prefix(self, three, labels):
+        assert find_participants(three.settings(participant_label=labels)) == ['sub-02', 'sub-10']
+
+    def test_a_label_is_no_beginning_of_another(self, three):
+        three.add('sub-1_FLAIR')
+        (participant,) = three.plan(participant_label=('1',))
+        assert used(participant.visits[0]) == {'FLAIR': 'sub-1_FLAIR.nii.gz'}
+
+    def test_an_unknown_label_names_those_that_exist(self, three):
+        with pytest.raises(
+            UsageError, match=r'--participant-label: sub-77, sub-9 not found in'
+        ) as caught:
+            three.plan(participant_label=('9', '01', '77'))
+        assert str(caught.value).endswith('It holds sub-01, sub-02, sub-10.')
+
+    def test_of_many_labels_the_first_are_named_and_the_rest_counted(self, dataset):
+        for number in range(11):
+            (dataset.root / f'sub-{number:02}').mkdir()
+        with pytest.raises(UsageError, match=r'sub-00, .*, sub-07 and 3 more'):
+            dataset.plan(participant_label=('99',))
+
+    def test_an_odd_label_has_an_error_and_the_others_go_on(self, three):
+        (three.root / 'sub-a_b!').mkdir()
+        plans = {plan.label: plan for plan in three.plan()}
+        assert 'only letters and digits, got "a_b!"' in plans['sub-a_b!'].error
+        assert all(plans[label].error is None for label in ('sub-01', 'sub-02', 'sub-10'))
+
+    def test_without_any_visit_there_is_an_error(self, three):
+        (three.root / 'sub-20' / 'anat').mkdir(parents=True)
+        plans = {plan.label: plan for plan in three.plan()}
+        assert plans['sub-20'].error == (
+            'sub-20: the visit: neither FLAIR nor T1w found (found: nothing). '
+            'A FLAIR or a T1w image is needed.'
+        )
+        assert plans['sub-20'].visits == ()
+        assert plans['sub-01'].error is None
+
+    def test_a_broken_image_is_named_with_visit_contrast_and_file(self, three):
+        three.add('sub-20_ses-1_FLAIR')
+        path = three.root / 'sub-20' / 'ses-1' / 'anat' / 'sub-20_ses-1_FLAIR.nii.gz'
+        path.write_bytes(b'broken')
+        plans = {plan.label: plan for plan in three.plan()}
+        assert plans['sub-20'].error.startswith('sub-20 ses-1 FLAIR: not a readable NIfTI image')
+        assert plans['sub-20'].error.endswith(f'File: {path}')
+        assert plans['sub-01'].error is None
+
+    def test_a_broken_image_stops_its_participant(self, dataset):
+        dataset.add('sub-01_FLAIR')
+        path = dataset.write('sub-01/anat/sub-01_T2w.nii.gz', 'broken')
+        (participant,) = dataset.plan()
+        assert 'sub-01 T2w: not a readable NIfTI image' in participant.error
+        assert str(path) in participant.error
+
+    def test_a_broken_image_with_a_sound_one_beside_it_is_left_out(self, dataset):
+        dataset.add('sub-01_run-1_FLAIR')
+        path = dataset.write('sub-01/anat/sub-01_run-2_FLAIR.nii.gz', 'broken')
+        (participant,) = dataset.plan()
+        assert participant.error is None
+        assert path.name in ' '.join(participant.visits[0].left_out)
+
+
+class TestGivenMasks:
+    @pytest.fixture
+    def roots(self, tmp_path) -> list[Path]:
+        for name in ('a', 'b'):
+            (tmp_path / name).mkdir()
+        return [tmp_path / 'a', tmp_path / 'b']
+
+    @staticmethod
+    def put(root: Path, name: str) -> Path:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+
+    @staticmethod
+    def participant(session: str | None, contrast: str = 'FLAIR') -> Participant:
+        return Participant('sub-01', (Visit(session, {contrast: Path('x')}),))
+
+    def test_the_first_dataset_with_a_mask_counts(self, roots):
+        second = self.put(roots[1], 'sub-01/ses-1/anat/sub-01_ses-1_desc-brain_mask.nii.gz')
+        participants = [self.participant('ses-1')]
+        assert find_given_masks(participants, roots) == {('sub-01', 'ses-1'): second}
+        first = self.put(
+            roots[0], 'sub-01/ses-1/anat/sub-01_ses-1_space-FLAIR_desc-brain_mask.nii.gz'
+        )
+        assert find_given_masks(participants, roots) == {('sub-01', 'ses-1'): first}
+
+    def test_without_sessions(self, roots):
+        mask = self.put(roots[0], 'sub-01/anat/sub-01_space-orig_desc-brain_mask.nii.gz')
+        found = find_given_masks([self.participant(None)], roots)
+        assert found == {('sub-01', None): mask}
+
+    @pytest.mark.parametrize(('contrast', 'count'), [('FLAIR', 0), ('T1w', 1)])
+    def test_a_mask_in_the_space_of_the_reference_contrast_only(self, roots, contrast, count):
+        self.put(roots[0], 'sub-01/anat/sub-01_space-T1w_desc-brain_mask.nii.gz')
+        assert len(find_given_masks([self.participant(None, contrast)], roots)) == count
+
+    def test_masks_in_other_spaces_or_of_other_visits_are_not_taken(self, roots):
+        self.put(roots[0], 'sub-01/ses-1/anat/sub-01_ses-1_space-MNI_desc-brain_mask.nii.gz')
+        self.put(roots[0], 'sub-01/ses-2/anat/sub-01_ses-2_desc-brain_mask.nii.gz')
+        assert find_given_masks([self.participant('ses-1')], roots) == {}
+
+    def test_a_folder_that_is_missing(self, tmp_path):
+        with pytest.raises(UsageError, match=r'--derivatives .*none: no such folder'):
+            find_given_masks([], [tmp_path / 'none'])
