@@ -76,12 +76,12 @@ class SaveTable(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.stats import tables
+        from msapp.stats import columns, tables
 
-        columns = {'lesions': tables.LESIONS, 'changes': tables.CHANGES}[self.inputs.kind]
+        dictionary = {'lesions': columns.LESIONS, 'changes': columns.CHANGES}[self.inputs.kind]
         target = Path(self.inputs.output_dir) / self.inputs.name
         rows = [{**self.inputs.common, **row} for row in self.inputs.rows]
-        tables.write_table(target, rows, columns)
+        tables.write_table(target, rows, dictionary)
         return {'out_file': str(target)}
 
 
@@ -134,7 +134,8 @@ class SaveSummary(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.stats.tables import VISITS, write_table
+        from msapp.stats.columns import VISITS
+        from msapp.stats.tables import write_table
 
         row: dict[str, Any] = dict.fromkeys(VISITS)
         row |= self.inputs.common

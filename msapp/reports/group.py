@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from msapp.reports.html import encode_png, heading, unit, write_page
-from msapp.stats.tables import VISITS, GroupTables
+from msapp.stats.columns import VISITS
+from msapp.stats.tables import GroupTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,7 +12,8 @@ import jinja2
 from markupsafe import Markup
 
 from msapp.files import write_atomic
-from msapp.stats.tables import MISSING, Columns, format_cell
+from msapp.stats.columns import Columns
+from msapp.stats.tables import MISSING, format_cell
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 NOT_MEASURED = 'not measured'

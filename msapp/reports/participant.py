@@ -15,7 +15,8 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.reports.html import png_data_uri, trusted, write_page
-from msapp.stats.tables import CHANGES, LESIONS, VISITS, Columns, read_table
+from msapp.stats.columns import CHANGES, LESIONS, VISITS, Columns
+from msapp.stats.tables import read_table
 
 # What a reader asks first comes first; how well it was measured follows.
 _FIRST = (

@@ -8,7 +8,8 @@ from PIL import Image
 from msapp.reports.group import days_since_first, outliers, robust_z, write_group_report
 from msapp.reports.html import show
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
-from msapp.stats.tables import CHANGES, LESIONS, VISITS, collect_group, write_table
+from msapp.stats.columns import CHANGES, LESIONS, VISITS
+from msapp.stats.tables import collect_group, write_table
 
 ODD = '"><script>alert(1)</script>'
 EXTERNAL = re.compile(r'(?:src|srcset|data-src)\s*=\s*["\']?(?!data:)[^"\'> ]', re.I)

@@ -5,11 +5,8 @@ import numpy as np
 import pytest
 
 from msapp.errors import InputError, InternalError
+from msapp.stats.columns import CHANGES, LESIONS, TEXT_COLUMNS, VISITS
 from msapp.stats.tables import (
-    CHANGES,
-    LESIONS,
-    TEXT_COLUMNS,
-    VISITS,
     collect_group,
     read_table,
     write_group_tables,

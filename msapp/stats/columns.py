@@ -1,0 +1,183 @@
+"""The data dictionaries of the tables: what each column means, its unit and its source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+TEXT_COLUMNS = frozenset(
+    {
+        'participant_id',
+        'session_id',
+        'acq_time',
+        'contrasts',
+        'reference_contrast',
+        'brain_extraction',
+        'lesion_model',
+        'since_session',
+    }
+)
+
+Column = dict[str, str]
+Columns = Mapping[str, Column]
+
+
+def _column(description: str, units: str | None = None, source: str = 'msapp') -> Column:
+    """Make one entry of a BIDS data dictionary; text columns have no unit."""
+    entry = {'Description': description}
+    if units is not None:
+        entry['Units'] = units
+    return entry | {'Source': source}
+
+
+_PARTICIPANT: dict[str, Column] = {
+    'participant_id': _column('Participant label with its prefix, sub-X.', source='BIDS name'),
+    'session_id': _column(
+        'Session label with its prefix, ses-Y; n/a in a dataset without sessions.',
+        source='BIDS name',
+    ),
+}
+_INTERVAL: dict[str, Column] = {
+    'since_session': _column(
+        'The visit before, with which this one was compared; n/a for the first visit.',
+        source='order of acq_time, else of the session labels',
+    ),
+    'interval_days': _column(
+        'Time since the visit before.', 'day', 'acq_time of the two visits in scans/sessions.tsv'
+    ),
+}
+
+
+def _position(what: str) -> dict[str, Column]:
+    """Six columns: the centre of mass of ``what`` in the two spaces."""
+    names = {
+        'individual': "the participant's own space (rigid, 1 mm, aligned with MNI)",
+        'mni': 'MNI152NLin2009aSym (affine from the individual space)',
+    }
+    sense = {'x': 'right', 'y': 'anterior', 'z': 'superior'}
+    return {
+        f'{axis}_{space}_mm': _column(
+            f'Centre of mass of the {what} in {name}; grows towards {sense[axis]}.',
+            'mm',
+            f'mean of the voxel centres of the {what}',
+        )
+        for space, name in names.items()
+        for axis in 'xyz'
+    }
+
+
+def _alignment(contrast: str) -> Column:
+    return _column(
+        f'Alignment of {contrast} with the reference contrast: normalised mutual information '
+        'inside the brain mask, 1 (unrelated) to 2 (identical).',
+        'arbitrary',
+        '(H(A) + H(B)) / H(A, B), Studholme et al., Pattern Recognition 1999;32:71-86',
+    )
+
+
+VISITS: dict[str, Column] = {
+    **_PARTICIPANT,
+    'acq_time': _column('Date and time of the scan.', source='scans.tsv, sessions.tsv or JSON'),
+    'contrasts': _column('Contrasts that were used, separated by commas.', source='BIDS names'),
+    'reference_contrast': _column('Contrast on whose grid the visit was read: FLAIR, else T1w.'),
+    'slice_thickness_mm': _column(
+        'Largest voxel size of the reference image.', 'mm', 'header of the reference image'
+    ),
+    'voxel_volume_mm3': _column(
+        'Voxel volume of the reference image.', 'mm^3', 'header of the reference image'
+    ),
+    'brain_extraction': _column(
+        'Method of brain extraction that was used.', source='--brain-extraction'
+    ),
+    'brain_volume_ml': _column('Volume of the brain mask.', 'mL', 'brain mask, individual space'),
+    'lesion_model': _column('Name of the lesion model.', source='--lesion-model'),
+    'lesion_count': _column(
+        'Number of separate lesions.', 'count', 'connected components of the lesion mask'
+    ),
+    'lesion_volume_ml': _column(
+        'Total volume of the lesions.', 'mL', 'lesion mask, individual space'
+    ),
+    'largest_lesion_ml': _column('Volume of the largest lesion.', 'mL', 'lesion instances'),
+    'nawm_noise_fraction': _column(
+        'Noise: robust standard deviation of normal-appearing white matter over its mode.',
+        'arbitrary',
+        '1.4826 * median distance below the mode / mode, reference image, white matter',
+    ),
+    'mni_alignment': _column(
+        'Alignment of the reference contrast with the MNI152NLin2009aSym template: normalised '
+        'mutual information inside the template brain, 1 (unrelated) to 2 (identical).',
+        'arbitrary',
+        '(H(A) + H(B)) / H(A, B), Studholme et al., Pattern Recognition 1999;32:71-86',
+    ),
+    'T1w_alignment': _alignment('T1w'),
+    'T2w_alignment': _alignment('T2w'),
+    'ceT1w_alignment': _alignment('post-contrast T1w'),
+    **_INTERVAL,
+    'visit_motion_mm': _column(
+        'Mean displacement of the brain left between this visit and the one before after the '
+        'rigid alignment; large values point to a failed alignment or to distortion.',
+        'mm',
+        'affine between the visits against the rigid maps, averaged over the brain mask',
+    ),
+    'visit_correlation': _column(
+        'Pearson correlation of the FLAIR with the FLAIR of the visit before, inside the brain.',
+        'arbitrary',
+        'aligned and intensity-matched FLAIR images',
+    ),
+    'candidate_count': _column(
+        'Number of candidate new or enlarged lesions since the visit before (not confirmed).',
+        'count',
+        'intensity changes between the two FLAIR images',
+    ),
+    'candidate_volume_ml': _column(
+        'Total volume of the candidates (not confirmed).', 'mL', 'candidate mask, individual space'
+    ),
+}
+
+LESIONS: dict[str, Column] = {
+    **_PARTICIPANT,
+    'lesion': _column('Number of the lesion in the instance image.', 'count', 'instance label'),
+    'volume_mm3': _column('Volume of the lesion.', 'mm^3', 'voxels of 1 mm^3, individual space'),
+    **_position('lesion'),
+    'extent_mm': _column(
+        'Largest side of the box around the lesion.', 'mm', 'bounding box, individual space'
+    ),
+    'contrast_sd': _column(
+        'Mean height of the lesion above the mode of normal-appearing white matter.',
+        'robust standard deviations',
+        'reference image, SD as 1.4826 * median distance below the mode of white matter',
+    ),
+    'depth_mm': _column(
+        'Mean distance of the lesion to the brain surface.', 'mm', 'distance map of the brain mask'
+    ),
+}
+
+CHANGES: dict[str, Column] = {
+    **_PARTICIPANT,
+    **_INTERVAL,
+    'candidate': _column('Number of the candidate in its image.', 'count', 'instance label'),
+    'volume_mm3': _column('Volume of the candidate.', 'mm^3', 'voxels of 1 mm^3'),
+    **_position('candidate'),
+    'intensity_ratio': _column(
+        'Mean FLAIR intensity in this visit over that in the visit before.',
+        'arbitrary',
+        'after intensity matching; above 1 means brighter now',
+    ),
+    'depth_mm': _column(
+        'Distance to the brain surface (DM).', 'mm', 'distance map of the brain mask'
+    ),
+    'below_vertex_mm': _column(
+        'Distance below the highest point of the brain (DMz).', 'mm', 'brain mask'
+    ),
+    'from_occiput_mm': _column(
+        'Distance in front of the rearmost point of the brain (DMx).', 'mm', 'brain mask'
+    ),
+    **{
+        f'patch_{side}_{axis}': _column(
+            f'{word} voxel of the patch around the candidate along axis {axis}, {rule}.',
+            'voxel',
+            'individual grid, counted from 0',
+        )
+        for axis in 'ijk'
+        for side, word, rule in (('start', 'First', 'inclusive'), ('stop', 'End', 'exclusive'))
+    },
+}
