@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,9 @@ def validate(bids_dir: Path) -> str | None:
     str or None
         What it found wrong, in its words; None where it found nothing or is not installed.
     """
-    program = shutil.which('bids-validator-deno')
+    # Beside the interpreter, where an environment has it without being activated, or on the PATH.
+    places = [str(Path(sys.executable).parent), os.environ.get('PATH', os.defpath)]
+    program = shutil.which('bids-validator-deno', path=os.pathsep.join(places))
     if program is None:
         return None
     try:

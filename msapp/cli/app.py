@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import uuid
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -97,7 +98,9 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
         sys.stdout.write(methods_text(settings, plan_participants(settings)) + '\n')
         return EXIT_DONE
     write_description(settings.output_dir, settings.bids_dir)
-    log_dir = settings.output_dir / 'logs' / f'{datetime.now():%Y%m%dT%H%M%S}-{os.getpid()}'
+    # Runs on several nodes share the folder, so a process number would not tell them apart.
+    run_name = f'{datetime.now():%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}'
+    log_dir = settings.output_dir / 'logs' / run_name
     write_run_record(log_dir, settings, command, limits)
     logger = setup_logging(log_dir, verbosity)
     try:

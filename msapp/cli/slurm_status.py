@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, UsageError
+from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, MissingDependencyError, UsageError
 
 PROGRAM = 'msapp-slurm'
 LABELS, JOBS = 'participants.txt', 'jobs.tsv'
@@ -188,7 +188,15 @@ def ask_queue() -> set[str] | None:
 
 
 def wait(output_dir: Path) -> None:
-    """Wait until no job that was submitted for this output folder is in the queue."""
+    """Wait until no job that was submitted for this output folder is in the queue.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the queue cannot be asked; a controller that does not answer is asked again.
+    """
+    if shutil.which('squeue') is None:
+        raise MissingDependencyError('squeue is not on PATH, so --wait is not possible.')
     jobs = {job for submission in find_submissions(output_dir) for job in submission.jobs}
     pause_s = WAIT_FIRST_S
     while (queue := ask_queue()) is None or queue & jobs:
