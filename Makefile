@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint clean test-slurm
 
 # The environment is made anew whenever the project's own files change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ test: lint
 # Everything, real patients too: MSAPP_TEST_DATA names the folder of the data.
 test-slow: lint
 	$(BIN)/python -m pytest
+
+# Starts a SLURM of its own on this host; needs the packages slurm-wlm and munge.
+test-slurm: $(VENV)/.installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" tests/hpc/run.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

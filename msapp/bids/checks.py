@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
+import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -60,9 +60,9 @@ def _check_writable(folder: Path) -> None:
     """Make a folder and a file in it, or say why that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f'.msapp-{os.getpid()}'
+        probe = folder / f'.msapp-{uuid.uuid4().hex}'
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f'{folder}: cannot be written ({error.strerror}). Choose another folder, or change '

@@ -38,8 +38,9 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
         If the folder holds the output of another program.
     """
     path = output_dir / DESCRIPTION
-    if path.exists():
-        generators = _read_json(path).get('GeneratedBy') or [{}]
+    # Only a description that can be read tells whose output it is.
+    if known := _read_json(path):
+        generators = known.get('GeneratedBy') or [{}]
         if not any(item.get('Name') == 'msapp' for item in generators if isinstance(item, dict)):
             raise UsageError(
                 f'{output_dir}: holds the output of another program (see {DESCRIPTION}). '
@@ -62,7 +63,8 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
         'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
         'SourceDatasets': [{'URL': bids_dir.resolve().as_uri()}],
     }
-    write_atomic(path, json.dumps(description, indent=2) + '\n')
+    if description != known:
+        write_atomic(path, json.dumps(description, indent=2) + '\n')
     write_atomic(output_dir / '.bidsignore', '\n'.join(IGNORED) + '\n')
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
+import traceback
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 # The default share of memory that steps may plan with.
 MEMORY_SHARE = 0.9
-BUG = 'This is a bug in msapp; please report it with the log folder.'
+BUG = 'This is a bug in msapp; please report it.'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +50,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except OSError as error:
         sys.stderr.write(f'msapp: error: {error.filename or "a file"}: {error.strerror}.\n')
+        return InternalError.exit_code
+    except Exception as error:  # the last resort: a message and a code of our own
+        trace = Path(tempfile.mkstemp(prefix='msapp-', suffix='.txt')[1])
+        trace.write_text(traceback.format_exc(), encoding='utf-8')
+        name = type(error).__name__
+        sys.stderr.write(f'msapp: internal error: {name}: {error}. {BUG} Traceback: {trace}\n')
         return InternalError.exit_code
 
 

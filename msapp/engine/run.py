@@ -93,6 +93,7 @@ def run_graph(
         'log_dir': str(log_dir),
     }
     plugin = _make_plugin(use_plugin, arguments)
+    _check_work_folder(graph.base_dir, plugin)
     recorder = Recorder(participants, log_dir, make_progress(progress, nprocs))
     plugin.recorder = recorder
     local = isinstance(plugin, ResilientPlugin)
@@ -129,6 +130,15 @@ def _check_graph(graph: Any, participants: Mapping[str, str]) -> None:
     missing = sorted(set(participants) - children)
     if missing:
         raise InternalError(f'{graph.name}: no workflow named {", ".join(missing)} in the graph.')
+
+
+def _check_work_folder(base_dir: str, plugin: Any) -> None:
+    """Refuse paths that nipype's batch plugins cannot quote for the batch system."""
+    if not isinstance(plugin, ResilientPlugin) and any(sign in str(base_dir) for sign in ' \'"\t'):
+        raise UsageError(
+            f'--use-plugin: the work folder "{base_dir}" has a space or a quote in its path, '
+            'which the batch system would break. Choose another with --work-dir.'
+        )
 
 
 def _configure(graph: Any, log_dir: Path, stop_on_first_crash: bool, *, poll_s: float) -> None:

@@ -9,6 +9,7 @@
 #   ENGINE   podman or docker (the first that holds the image)
 #   VENV     the environment of the host run (.venv)
 #   FLAGS    flags of both runs (--sloppy --nprocs 2)
+#   PHANTOM  flags of the synthetic dataset (--fast --participants 2)
 #
 # Exit 69: no engine, no image, or no environment. Exit 1: the runs differ.
 set -euo pipefail
@@ -18,6 +19,7 @@ IMAGE="${IMAGE:-msapp:latest}"
 BIN="$PWD/${VENV:-.venv}/bin"
 case "${VENV:-}" in /*) BIN="$VENV/bin" ;; esac
 read -ra flags <<< "${FLAGS:---sloppy --nprocs 2}"
+read -ra phantom <<< "${PHANTOM:---fast --participants 2}"
 # Far from ids that exist; also never root.
 uid=$((20000 + RANDOM))
 
@@ -61,7 +63,7 @@ limits=()
 trap clean_up EXIT
 # podman asks for more open files and processes than some hosts allow.
 if [ "$engine" = podman ] && ! contained --entrypoint true "$IMAGE" >/dev/null 2>&1; then
-    limits=(--ulimit host)
+    limits=(--ulimit nofile=4096:4096 --ulimit nproc=4096:4096)
 fi
 
 echo "test_image.sh: $engine, $IMAGE, user $uid; flags: ${flags[*]}"
@@ -72,7 +74,7 @@ contained --entrypoint sh "$IMAGE" -c \
     'for tool in gcc cc make git /opt/msapp/bin/pip; do ! command -v "$tool" || exit 1; done'
 
 echo "== synthetic dataset"
-"$BIN/msapp-phantom" --fast --participants 2 "$scratch/bids" >/dev/null
+"$BIN/msapp-phantom" "${phantom[@]}" "$scratch/bids" >/dev/null
 mounts=(--volume "$scratch/bids:/bids:ro" --volume "$scratch/container:/out")
 
 echo "== container"

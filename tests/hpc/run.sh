@@ -8,10 +8,12 @@
 
 set -euo pipefail
 
-for program in munged slurmctld slurmd sbatch squeue scontrol scancel; do
-    PATH=$PATH:/usr/sbin:/sbin command -v "$program" > /dev/null || missing+=" $program"
+export PATH=$PATH:/usr/sbin:/sbin LOGNAME=${LOGNAME:-$(id -un)}
+missing=''
+for program in munged slurmctld slurmd sbatch squeue sinfo scontrol scancel; do
+    command -v "$program" > /dev/null || missing+=" $program"
 done
-if [[ -n ${missing:-} ]]; then
+if [[ -n $missing ]]; then
     echo "test-slurm: missing:$missing. On Debian: apt-get install slurm-wlm munge" >&2
     exit 69
 fi
@@ -22,7 +24,6 @@ for program in msapp msapp-phantom msapp-slurm; do
     }
 done
 
-export PATH=$PATH:/usr/sbin:/sbin LOGNAME=${LOGNAME:-$(id -un)}
 # The space and the quote are there on purpose.
 top=$(mktemp -d)
 base="$top/it's a test"
@@ -38,7 +39,7 @@ finish() {
     trap - EXIT
     if [[ $code != 0 ]]; then
         echo "test-slurm: FAILED (exit code $code)" >&2
-        tail -n 20 "$slurm"/*.log "$out"/logs/slurm/*/*.out >&2 || true
+        tail -n 20 "$slurm"/slurm*d.log "$out"/logs/slurm/*/*.out >&2 || true
     fi
     # In this order: jobs, then slurmd and slurmctld, then munged, which they need to end well.
     timeout 20 scancel --user="$(id -u)" --signal=KILL --full 2> /dev/null || true
@@ -51,6 +52,10 @@ finish() {
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
+
+indent() {
+    sed "s|$top|TOP|g; s/^/    /"
+}
 
 say() {
     printf '[%3d s] %s\n' "$SECONDS" "$*"
@@ -148,7 +153,7 @@ row_of() {
 status() {
     local code=0
     said=$(msapp-slurm "$bids" "$out" --status) || code=$?
-    sed 's/^/    /' <<< "$said"
+    indent <<< "$said"
     [[ $code == "$1" ]] || fail "--status ended with $code instead of $1"
 }
 
@@ -165,7 +170,7 @@ start_slurm
 say "SLURM is up: $(sbatch --version)"
 
 flags=(--cpus=1 --mem=3G --time=20 --max-tasks=2 --sbatch-option=--partition=test -- --sloppy)
-msapp-slurm "$bids" "$out" "${flags[@]}" | sed 's/^/    /'
+msapp-slurm "$bids" "$out" "${flags[@]}" | indent
 array=$(awk 'NR == 2 {print $1}' "$out"/logs/slurm/*/jobs.tsv)
 status 1
 has_line '^4 participants: 4 queued'
@@ -193,7 +198,7 @@ say "sub-04 was queued again and reused $(row_of sub-04 6) of $(row_of sub-04 4)
 say 'submitting again who is not done'
 code=0
 said=$(msapp-slurm "$bids" "$out" --wait "${flags[@]}") || code=$?
-sed 's/^/    /' <<< "$said"
+indent <<< "$said"
 [[ $code == 1 ]] || fail "--wait ended with $code instead of 1"
 has_line '^Submitted 2 participants'
 has_line '^done: sub-01 sub-03 sub-04$'
@@ -211,9 +216,15 @@ has_line '^Nothing to submit'
 status 1
 say 'group.html holds three participants; nothing is left to submit but sub-02'
 
-printf 'plugin: SLURM\nplugin_args:\n  sbatch_args: --mem=1G --time=10\n' > "$base/slurm.yml"
-said=$(msapp "$bids" "$base/out plugin" participant --participant-label 01 --sloppy \
-    --skip-bids-validation --use-plugin "$base/slurm.yml" 2> /dev/null) || fail "$said"
+# nipype passes paths to sbatch without quotes: no space here.
+plugin=$top/plugin
+mkdir "$plugin"
+printf 'plugin: SLURM\nplugin_args:\n  sbatch_args: --mem=1G --time=10\n' > "$plugin/slurm.yml"
+said=$(msapp "$bids" "$plugin/out" participant --participant-label 01 --sloppy \
+    --skip-bids-validation --use-plugin "$plugin/slurm.yml" 2> "$plugin/msapp.log") || {
+    tail -n 20 "$plugin/msapp.log" >&2
+    fail "nipype's SLURM plugin: $said"
+}
 has_line '^sub-01: done'
 say "by nipype's SLURM plugin: $said"
 say 'passed'

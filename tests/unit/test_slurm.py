@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -428,9 +427,8 @@ def test_what_sbatch_refuses_is_told_with_the_jobs_that_are_in_the_queue(site, c
     assert 'to take back, scancel 101' in said
 
 
-def test_help_answers_at_once():
-    code = 'from msapp.cli.slurm import main; main(["--help"])'
-    start = time.monotonic()
+def test_help_loads_nothing_that_takes_long():
+    code = 'import sys; from msapp.cli.slurm import build_parser; build_parser().format_help();'
+    code += 'print({"nibabel", "nipype", "numpy", "pandas", "pydantic"} & set(sys.modules))'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
-    assert (done.returncode, 'options of msapp' in done.stdout) == (0, True)
-    assert time.monotonic() - start < 0.5 + 1.0  # start of Python on a busy machine
+    assert (done.stdout, done.stderr) == ('set()\n', '')
