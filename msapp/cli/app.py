@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         sys.stderr.write(f'msapp: error: {error.filename or "a file"}: {error.strerror}.\n')
         return InternalError.exit_code
-    except Exception as error:  # the last resort: a message and a code of our own
+    except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
         trace = Path(tempfile.mkstemp(prefix='msapp-', suffix='.txt')[1])
         trace.write_text(traceback.format_exc(), encoding='utf-8')
         name = type(error).__name__
