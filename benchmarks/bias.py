@@ -15,6 +15,7 @@ from pathlib import Path
 import nibabel as nib
 
 from msapp.imaging import geometry, intensity
+from msapp.workflows.base import WORKFLOW_NAME
 
 SETTINGS = (
     (3.0, (50, 50, 50, 50)),
@@ -38,7 +39,7 @@ def main() -> None:
     participant, session = f'sub-{given.participant_label}', f'ses-{given.session_label}'
     folder = given.bids_dir / participant / session / 'anat'
     image = nib.load(folder / f'{participant}_{session}_{given.contrast}.nii.gz')
-    fit = given.work_dir / 'msapp_wf' / f'sub_{given.participant_label}_wf'
+    fit = given.work_dir / WORKFLOW_NAME / f'sub_{given.participant_label}_wf'
     white = nib.load(fit / f'ses_{given.session_label}_fit_wf' / 'brain_extraction' / 'wm.nii.gz')
     inside = geometry.resample(white, image) > intensity.CERTAIN_WHITE_MATTER
     for voxel_mm, iterations in SETTINGS:

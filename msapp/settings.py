@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from msapp.errors import UsageError
 
 Level = Literal['participant', 'group']
+# Steps run in folders of their own, so no path may depend on where the command was given.
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path)))]  # noqa: PTH100
 Task = Literal['lesions', 'enhancement', 'longitudinal', 'cord', 'filling']
 
 
@@ -26,16 +29,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra='forbid')
 
-    bids_dir: Path
-    output_dir: Path
+    bids_dir: AbsolutePath
+    output_dir: AbsolutePath
     levels: tuple[Level, ...]
 
     participant_label: tuple[str, ...] = ()
     session_label: tuple[str, ...] = ()
-    bids_filter_file: Path | None = None
-    bids_database_dir: Path | None = None
+    bids_filter_file: AbsolutePath | None = None
+    bids_database_dir: AbsolutePath | None = None
     skip_bids_validation: bool = False
-    derivatives: tuple[Path, ...] = ()
+    derivatives: tuple[AbsolutePath, ...] = ()
 
     tasks: tuple[Task, ...] = ('lesions', 'longitudinal')
     lesion_model: str = 'threshold'
@@ -44,14 +47,14 @@ class Settings(BaseModel):
     mc_samples: int = Field(default=0, ge=0)
     explain: bool = False
 
-    work_dir: Path | None = None
+    work_dir: AbsolutePath | None = None
     nprocs: int | None = Field(default=None, ge=1)
     omp_nthreads: int | None = Field(default=None, ge=1)
     mem_gb: float | None = Field(default=None, gt=0)
     low_mem: bool = False
     device: Literal['auto', 'cpu', 'cuda'] = 'auto'
     gpus: int = Field(default=0, ge=0)
-    use_plugin: Path | None = None
+    use_plugin: AbsolutePath | None = None
     random_seed: int = 0
 
     reports_only: bool = False

@@ -8,11 +8,15 @@ from typing import Any
 
 from nipype.pipeline import engine as pe
 
+from msapp import __version__
 from msapp.bids.names import contrast_entities, derivative_path
 from msapp.bids.query import Participant, Visit, interval_days
 from msapp.settings import Settings
 from msapp.workflows import lesions, longitudinal, midpoint, session
 from msapp.workflows.outputs import VisitSinks, safe_name
+
+# nipype's hashes do not see code, so every version has a work folder of its own.
+WORKFLOW_NAME = safe_name(f'msapp_{__version__}_wf')
 
 GivenMasks = Mapping[tuple[str, str | None], Path]
 
@@ -40,7 +44,7 @@ def init_msapp_wf(
     names : dict
         Name of each participant's workflow to its label.
     """
-    workflow = pe.Workflow(name='msapp_wf', base_dir=str(settings.work_path.absolute()))
+    workflow = pe.Workflow(name=WORKFLOW_NAME, base_dir=str(settings.work_path.absolute()))
     names = {}
     for participant in participants:
         child = init_participant_wf(

@@ -17,12 +17,20 @@ from msapp.settings import Settings
 
 MNI = 'MNI152NLin2009aSym'
 # Memory that holds a few images of the individual grid, GB.
-SMALL_GB, MEDIUM_GB, LARGE_GB = 0.5, 1.0, 2.0
+SMALL_GB, LARGE_GB = 1.0, 2.0
+
+# Sinks that write a JSON file beside their own.
+WITH_SIDECAR = (
+    outputs.SaveImage,
+    outputs.SaveTransform,
+    outputs.SaveTable,
+    outputs.SaveSummary,
+)
 
 Source = tuple[pe.Node, str]
 
 
-def make_node(interface: Any, name: str, *, mem_gb: float = MEDIUM_GB, **inputs: Any) -> pe.Node:
+def make_node(interface: Any, name: str, *, mem_gb: float = SMALL_GB, **inputs: Any) -> pe.Node:
     """Make a node with its memory and its constant inputs."""
     node = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=1)
     node.inputs.trait_set(**inputs)
@@ -70,13 +78,16 @@ class VisitSinks:
     def _path(self, **entities: str) -> Path:
         return derivative_path(self.participant, self.visit.session, **entities)
 
-    def _add(self, interface: Any, name: str, path: Path, **inputs: Any) -> pe.Node:
-        """Add a sink; it runs again where its file is gone."""
+    def _add(self, interface: Any, name: str, path: Path, *others: Path, **inputs: Any) -> pe.Node:
+        """Add a sink; it runs again where one of its files is gone."""
+        files = [path, *others]
+        if isinstance(interface, WITH_SIDECAR):
+            files.append(path.with_name(path.name.split('.')[0] + '.json'))
         node = make_node(interface, f'{self.prefix}_{name}', mem_gb=SMALL_GB)
         node.inputs.trait_set(
             output_dir=str(self.settings.output_dir), name=path.as_posix(), **inputs
         )
-        node.overwrite = not (self.settings.output_dir / path).exists()
+        node.overwrite = not all((self.settings.output_dir / file).exists() for file in files)
         self.workflow.add_nodes([node])
         return node
 
@@ -223,12 +234,14 @@ class VisitSinks:
         labels: tuple[str, str],
     ) -> None:
         """Draw two visits in turn."""
+        after = self._figure_path('after', 'FLAIR')
         node = self._add(
             figures.DrawFlicker(),
             'draw_flicker',
             self._figure_path('before', 'FLAIR'),
+            after,
             labels=labels,
-            second_name=self._figure_path('after', 'FLAIR').as_posix(),
+            second_name=after.as_posix(),
         )
         self.workflow.connect(*first, node, 'first')
         self.workflow.connect(*second, node, 'second')

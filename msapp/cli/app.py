@@ -88,7 +88,7 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     if 'participant' in settings.levels:
         code = run_participants(settings, verbosity, command)
     if 'group' in settings.levels:
-        code = max(code, run_group_level(settings))
+        code = _add_group_level(settings, code)
     return code
 
 
@@ -147,10 +147,10 @@ def _process(
     """Build the graph of the participants and run it."""
     from msapp.bids.query import find_given_masks
     from msapp.engine.run import run_graph
-    from msapp.workflows.base import init_msapp_wf
+    from msapp.workflows.base import WORKFLOW_NAME, init_msapp_wf
 
     if settings.clean_workdir:
-        shutil.rmtree(settings.work_path / 'msapp_wf', ignore_errors=True)
+        shutil.rmtree(settings.work_path / WORKFLOW_NAME, ignore_errors=True)
     graph, names = init_msapp_wf(
         participants=participants,
         settings=settings,
@@ -236,6 +236,18 @@ def exit_code(outcomes: Sequence[Outcome]) -> int:
     if not codes or codes == {EXIT_DONE}:
         return EXIT_DONE
     return codes.pop() if len(codes) == 1 else EXIT_SOME_FAILED
+
+
+def _add_group_level(settings: Settings, code: int) -> int:
+    """Run the group level; the participants' exit code, if not 0, counts before its own."""
+    try:
+        group_code = run_group_level(settings)
+    except MsappError as error:
+        if code == EXIT_DONE:
+            raise
+        sys.stderr.write(f'msapp: error: {error}\n')
+        return code
+    return code or group_code
 
 
 def run_group_level(settings: Settings) -> int:

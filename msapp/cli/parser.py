@@ -11,6 +11,7 @@ from typing import Any
 from msapp import __version__
 
 UNITS_GB = {'': 1e-3, 'K': 1e-6, 'M': 1e-3, 'G': 1.0, 'T': 1e3}
+LEVELS = ('participant', 'group')
 SPACES = ('orig', 'individual', 'MNI152NLin2009aSym')
 TASKS = ('lesions', 'enhancement', 'longitudinal', 'cord', 'filling')
 
@@ -41,8 +42,12 @@ def build_parser() -> argparse.ArgumentParser:
         'error; 130 interrupted. Run the same command again to go on where it stopped.',
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument('bids_dir', nargs='?', type=Path, help='root of a BIDS dataset')
-    parser.add_argument('output_dir', nargs='?', type=Path, help='where derivatives are written')
+    parser.add_argument(
+        'bids_dir', nargs='?', type=Path, default=None, help='root of a BIDS dataset'
+    )
+    parser.add_argument(
+        'output_dir', nargs='?', type=Path, default=None, help='where derivatives are written'
+    )
     parser.add_argument(
         'levels',
         nargs='*',
@@ -215,11 +220,15 @@ def parse(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], int]:
     verbosity : int
     """
     parser = build_parser()
-    given = vars(parser.parse_args(argv))
+    parsed = vars(parser.parse_args(argv))
+    given = {key: value for key, value in parsed.items() if value is not None and value != []}
     given.pop('notrack', None)
     verbosity = int(given.pop('verbose', 0))
-    if not given.get('levels'):
-        given.pop('levels', None)
+    wrong = [level for level in given.get('levels', ()) if level not in LEVELS]
+    if wrong:
+        parser.error(
+            f'"{" ".join(wrong)}" is no level of analysis; give participant, group or both'
+        )
     values: dict[str, Any] = {}
     if 'config_file' in given:
         from msapp.settings import load_toml

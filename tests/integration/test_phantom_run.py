@@ -423,9 +423,6 @@ def test_a_deleted_file_comes_back_alone(processed):
     assert other.stat().st_mtime_ns == time_of_other
 
 
-@pytest.mark.xfail(
-    strict=True, reason='a step that writes two files looks only for the first of them'
-)
 def test_a_deleted_sidecar_comes_back(processed):
     sidecar = Path(f'{stem(processed.out, "sub-01", "ses-1")}_space-orig_label-L_mask.json')
     content = sidecar.read_text()

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from msapp.imaging.geometry import displacement_mm, load_transform, mask_points_mm
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 PARTICIPANT = 'sub-ljub01'
 SESSIONS = ('ses-1', 'ses-2')

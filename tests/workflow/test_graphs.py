@@ -289,9 +289,12 @@ def test_a_sink_runs_again_where_its_file_is_gone(image):
     participants = [make_participant('sub-01', case, image)]
     sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
     assert all(node.overwrite for node in sinks.values())
-    kept = next(iter(sinks))
-    path = settings.output_dir / kept
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch()
+    kept = next(name for name in sinks if name.endswith('.nii.gz'))
+    image_path = settings.output_dir / kept
+    image_path.parent.mkdir(parents=True, exist_ok=True)
+    image_path.touch()
+    sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
+    assert all(node.overwrite for node in sinks.values()), 'its sidecar is still gone'
+    image_path.with_name(image_path.name.replace('.nii.gz', '.json')).touch()
     sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
     assert [name for name, node in sinks.items() if not node.overwrite] == [kept]
