@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO ?= demo
 
-.PHONY: demo test test-slow lint clean test-slurm
+.PHONY: demo test test-slow lint clean test-slurm image test-image test-apptainer
 
 # The environment is made anew whenever the project's own files change.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -34,6 +34,16 @@ test-slow: lint
 # Starts a SLURM of its own on this host; needs the packages slurm-wlm and munge.
 test-slurm: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/hpc/run.sh
+
+# BASE_IMAGE, TORCH_SPEC, IMAGE and ENGINE are read from the environment.
+image:
+	scripts/container/build.sh
+
+test-image: $(VENV)/.installed
+	scripts/container/test_image.sh
+
+test-apptainer: $(VENV)/.installed
+	scripts/container/test_apptainer.sh
 
 clean:
 	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -157,7 +157,9 @@ def _process(
         given_masks=find_given_masks(participants, settings.derivatives),
     )
     if settings.write_graph:
-        graph.write_graph(str(log_dir / 'graph.dot'), graph2use='colored', format='svg')
+        # Graphviz draws the picture; without it the graph is still written, as text.
+        kind = 'svg' if shutil.which('dot') else 'dot'
+        graph.write_graph(str(log_dir / 'graph.dot'), graph2use='colored', format=kind)
     return run_graph(
         graph,
         participants=names,

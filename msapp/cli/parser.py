@@ -202,7 +202,10 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         '--resource-monitor', action='store_true', help='sample memory and CPU of each step'
     )
     group.add_argument(
-        '--write-graph', action='store_true', help='write the graph of the run to its log folder'
+        '--write-graph',
+        action='store_true',
+        help='write the graph of the run to its log folder: graph.dot, and graph.svg if Graphviz '
+        'is installed',
     )
     group.add_argument(
         '--notrack', action='store_true', help='accepted for compatibility: nothing is ever sent'
