@@ -176,7 +176,7 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         '--work-dir',
         type=Path,
         metavar='DIR',
-        help='intermediate files, about 1.5 GB a visit; the same folder resumes a run; default: '
+        help='intermediate files, about 250 MB a visit; the same folder resumes a run; default: '
         'OUTPUT_DIR/work',
     )
     group.add_argument(
