@@ -101,6 +101,7 @@ def run_graph(
     with contextlib.ExitStack() as stack:
         stack.callback(recorder.close)
         stack.enter_context(_nipype_log(log_dir / 'nipype.log'))
+        stack.enter_context(_each_file_hashed_once())
         check = stack.enter_context(_signals(raise_at_once=not local))
         if isinstance(plugin, ResilientPlugin):
             plugin.check_interrupted = check
@@ -193,6 +194,34 @@ def _read_plugin_file(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(given, dict):
         raise UsageError(f'{path}: plugin_args must be names and values.')
     return content['plugin'], given
+
+
+@contextlib.contextmanager
+def _each_file_hashed_once() -> Iterator[None]:
+    """Keep the content hashes of files while a graph runs.
+
+    nipype hashes a file twice for every step that reads it, which is most of the time of a run
+    that reuses everything. A file whose size, time of change or identity differs is read again.
+    """
+    from nipype.interfaces.base import specs
+
+    plain, known = specs.hash_infile, {}
+
+    def remembered(path: Any) -> str | None:
+        try:
+            status = Path(path).stat()
+        except OSError:
+            return plain(path)
+        key = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+        if key not in known:
+            known[key] = plain(path)
+        return known[key]
+
+    specs.hash_infile = remembered
+    try:
+        yield
+    finally:
+        specs.hash_infile = plain
 
 
 @contextlib.contextmanager

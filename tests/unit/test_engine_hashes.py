@@ -1,0 +1,37 @@
+"""Facts about the hashes that decide whether a step runs again."""
+
+from __future__ import annotations
+
+import os
+
+from nipype.interfaces.base import specs
+
+from msapp.engine.run import _each_file_hashed_once
+
+
+def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
+    path = tmp_path / 'image.nii'
+    path.write_bytes(b'first')
+    read = []
+    plain = specs.hash_infile
+    monkeypatch.setattr(specs, 'hash_infile', lambda file: read.append(file) or plain(file))
+    with _each_file_hashed_once():
+        assert specs.hash_infile(path) == specs.hash_infile(path) == plain(path)
+    assert read == [path]
+
+
+def test_a_changed_file_has_another_hash(tmp_path):
+    path = tmp_path / 'image.nii'
+    with _each_file_hashed_once():
+        path.write_bytes(b'first')
+        first = specs.hash_infile(path)
+        path.write_bytes(b'other')
+        os.utime(path, ns=(1, 1))
+        assert specs.hash_infile(path) not in (None, first)
+
+
+def test_a_file_that_is_gone_has_no_hash_and_nipype_is_left_as_it_was(tmp_path):
+    plain = specs.hash_infile
+    with _each_file_hashed_once():
+        assert specs.hash_infile(tmp_path / 'none') is None
+    assert specs.hash_infile is plain
