@@ -1,0 +1,1 @@
+"""Architectures that MONAI does not have."""
