@@ -1,7 +1,9 @@
 # msapp: a BIDS App for multiple sclerosis MRI.
 #
-#   docker build -t msapp .                                      CPU, no torch (no network is shipped)
-#   docker build -t msapp --build-arg TORCH_SPEC=torch==2.13.0 . with torch; runs on a GPU with --gpus all
+#   docker build -t msapp .
+#       for CPUs; networks run on every machine, no CUDA is downloaded
+#   docker build -t msapp --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu130 .
+#       for NVIDIA GPUs, some gigabytes more; runs with --gpus all and msapp --device cuda
 #
 #   docker run --rm -u $(id -u):$(id -g) --read-only --tmpfs /tmp --network none \
 #       -v /data:/bids:ro -v /results:/out msapp /bids /out participant
@@ -10,12 +12,15 @@
 
 # Any image with Python 3.11 or later and its venv module, such as Debian bookworm with python3-venv.
 ARG BASE_IMAGE=python:3.11-slim-bookworm
+ARG VERSION=0.1.0
 
 # ---------------------------------------------------------------- build
 FROM ${BASE_IMAGE} AS build
+# The only package index that torch is taken from. PyPI's torch brings CUDA and is four times the
+# size; empty: the index that pip is configured for.
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# Another build or version of torch, e.g. torch==2.13.0+cu130; empty: that of constraints.txt.
 ARG TORCH_SPEC=""
-# Where wheels of torch for another device are, e.g. https://download.pytorch.org/whl/cpu
-ARG TORCH_INDEX=""
 WORKDIR /src
 # pip stays outside the environment that is shipped.
 RUN python3 -m venv /opt/pip \
@@ -23,17 +28,20 @@ RUN python3 -m venv /opt/pip \
 
 # Dependencies first: this layer is kept until pyproject.toml or constraints.txt change.
 # The secrets are optional (a mirror's pip configuration, a site's certificates); neither stays in
-# a layer. The validator is what `msapp` checks its input with.
+# a layer. The validator is what `msapp` checks its input with. torch comes first and by name in
+# both calls, so that the second keeps the build that the first took, and adds what it needs.
 COPY pyproject.toml constraints.txt ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca.crt,target=/etc/ssl/certs/ca-certificates.crt \
     python3 -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
         > requirements.txt \
     && echo bids-validator-deno >> requirements.txt \
-    && if [ -n "${TORCH_SPEC}" ]; then echo "${TORCH_SPEC}" >> requirements.txt; fi \
-    && if [ -n "${TORCH_INDEX}" ]; then echo "--extra-index-url ${TORCH_INDEX}" >> requirements.txt; fi \
-    && /opt/pip/bin/pip --python /opt/msapp/bin/python install --no-cache-dir \
-        --disable-pip-version-check --constraint constraints.txt --requirement requirements.txt
+    && torch="${TORCH_SPEC:-$(grep '^torch==' constraints.txt)}" \
+    && grep -v '^torch==' constraints.txt > others.txt \
+    && set -- /opt/pip/bin/pip --python /opt/msapp/bin/python install --no-cache-dir \
+        --disable-pip-version-check \
+    && "$@" --no-deps ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} "${torch}" \
+    && "$@" --constraint others.txt --requirement requirements.txt "${torch}"
 
 # msapp/workflows and msapp/models are links to the folders beside; the wheel must hold their files.
 COPY README.md LICENSE ./
@@ -48,7 +56,7 @@ RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     && rm -rf build msapp.egg-info
 
 # The folders that came through links are whole, and VERSION is the version of the code.
-ARG VERSION=0.1.0
+ARG VERSION
 RUN site="$(/opt/msapp/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
     && diff -rq --exclude=__pycache__ workflows "${site}/msapp/workflows" \
     && diff -rq --exclude=__pycache__ models "${site}/msapp/models" \
@@ -82,7 +90,7 @@ ENV PATH=/opt/msapp/bin:${PATH} \
 WORKDIR /tmp
 
 ARG IMAGE=msapp
-ARG VERSION=0.1.0
+ARG VERSION
 ARG REVISION=unknown
 ENV MSAPP_CONTAINER=${IMAGE}:${VERSION}
 LABEL org.opencontainers.image.title="msapp" \

@@ -4,8 +4,9 @@
 # Settings, from the environment:
 #   IMAGE        name (msapp); it is tagged with the version and with "latest"
 #   BASE_IMAGE   an image with Python 3.11 or later and venv (as in the Dockerfile)
-#   TORCH_SPEC   e.g. torch==2.13.0 (nothing: no torch)
-#   TORCH_INDEX  a further package index for torch
+#   TORCH_INDEX  the package index for torch (as in the Dockerfile: a build for CPUs); set and
+#                empty: the indices that pip is configured for here
+#   TORCH_SPEC   another build or version of torch, e.g. torch==2.13.0+cu130
 #   ENGINE       buildah, podman or docker (the first that works)
 #
 # This machine's pip configuration and certificates are shown to pip during the build, as secrets,
@@ -71,9 +72,10 @@ write_pip_configuration "$certificates" > "$scratch/pip.conf"
 
 arguments=(--file Dockerfile --tag "$IMAGE:$VERSION" --tag "$IMAGE:latest"
     --build-arg "VERSION=$VERSION" --build-arg "REVISION=$REVISION" --build-arg "IMAGE=$IMAGE"
-    --build-arg "TORCH_SPEC=${TORCH_SPEC:-}" --build-arg "TORCH_INDEX=${TORCH_INDEX:-}"
+    --build-arg "TORCH_SPEC=${TORCH_SPEC:-}"
     --secret "id=pip.conf,src=$scratch/pip.conf")
 if [ -n "${BASE_IMAGE:-}" ]; then arguments+=(--build-arg "BASE_IMAGE=$BASE_IMAGE"); fi
+if [ -n "${TORCH_INDEX+set}" ]; then arguments+=(--build-arg "TORCH_INDEX=$TORCH_INDEX"); fi
 if [ -n "$certificates" ]; then arguments+=(--secret "id=ca.crt,src=$certificates"); fi
 
 if [ "$engine" != docker ]; then
