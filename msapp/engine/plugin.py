@@ -42,6 +42,7 @@ class _Task:
     payload: bytes
     node: Any
     attempts: int = 0
+    gpu: int | None = None
 
 
 class WorkerPool:
@@ -56,13 +57,21 @@ class WorkerPool:
         self._idle: list[Worker] = []
         self.busy: dict[int, Worker] = {}
 
-    def run(self, taskid: int, payload: bytes) -> None:
-        """Give a task to the worker that was used last, or to a new one."""
-        while self._idle and not self._idle[-1].process.is_alive():
-            self._idle.pop().kill()
-        worker = self._idle.pop() if self._idle else self._start()
+    def run(self, taskid: int, payload: bytes, gpu: int | None = None) -> None:
+        """Give a task to the worker that was used last, or to a new one.
+
+        A worker that was on the same GPU comes first, and for other tasks one that was on
+        none: what CUDA keeps in every process that uses it is then taken by few.
+        """
+        for worker in [worker for worker in self._idle if not worker.process.is_alive()]:
+            self._idle.remove(worker)
+            worker.kill()
+        fit = [worker for worker in self._idle if worker.gpu == gpu] or self._idle
+        worker = fit[-1] if fit else self._start()
+        if worker in self._idle:
+            self._idle.remove(worker)
         self.busy[taskid] = worker
-        worker.send(payload)
+        worker.send(payload, gpu)
 
     def collect(self, timeout_s: float) -> list[tuple[int, Reply | str]]:
         """Wait for the next events.
@@ -85,7 +94,9 @@ class WorkerPool:
                 events.append((taskid, worker.death()))
                 continue
             events.append((taskid, reply))
-            if reply.usage.rss_mb > RETIRE_RSS_MB:
+            # After an error on a GPU, CUDA may refuse everything else in that process.
+            broken = worker.gpu is not None and reply.traceback is not None
+            if broken or reply.usage.rss_mb > RETIRE_RSS_MB:
                 worker.kill()
             else:
                 self._idle.append(worker)
@@ -166,6 +177,10 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
     was running has ended: a step killed for its memory then has all of it. If that worker
     dies too the step has failed, and what does not depend on it goes on.
 
+    A step with ``use_gpu`` takes one of ``n_gpu_procs`` GPU slots, whatever its ``n_procs``,
+    and learns its number from the variable ``MSAPP_GPU``. Where there is no slot at all it
+    runs without, like any other.
+
     ``plugin_args``: ``n_procs``, ``memory_gb``, ``n_gpu_procs``, ``omp_nthreads`` and
     ``log_dir`` (text). Steps that ask for more than there is run alone.
     """
@@ -176,8 +191,10 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
         DistributedPluginBase.__init__(self, plugin_args=plugin_args)
         self.processors = int(self.plugin_args['n_procs'])
         self.memory_gb = float(self.plugin_args['memory_gb'])
-        self.n_gpu_procs = int(self.plugin_args.get('n_gpu_procs', 0))
-        self.n_gpus_visible = self.n_gpu_procs
+        slots = int(self.plugin_args.get('n_gpu_procs', 0))
+        # nipype takes min(n_procs, n_gpu_procs) slots for a step: one, or none at all.
+        self.n_gpu_procs = self.n_gpus_visible = min(slots, 1)
+        self._free_gpus = list(range(slots))
         self.raise_insufficient = False
         log_dir = self.plugin_args.get('log_dir')
         self.pool = WorkerPool(
@@ -218,6 +235,13 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
             if task is not None
         ]
 
+    def _prerun_check(self, graph: Any) -> None:
+        """Skip nipype's: what asks for more than there is runs alone."""
+
+    def _check_resources(self, running_tasks: Any) -> tuple[float, int, int]:
+        memory_gb, processors, _ = super()._check_resources(running_tasks)
+        return memory_gb, processors, len(self._free_gpus)
+
     def _postrun_check(self) -> None:
         self.pool.stop()
 
@@ -237,8 +261,10 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
     def _start(self, taskid: int) -> None:
         task = self._tasks[taskid]
         task.attempts += 1
+        if self._free_gpus and task.node.is_gpu_node():
+            task.gpu = self._free_gpus.pop(0)
         self.recorder.started(self.whole(task.node))
-        self.pool.run(taskid, task.payload)
+        self.pool.run(taskid, task.payload, task.gpu)
 
     def _get_result(self, taskid: int) -> dict[str, Any] | None:
         return self._taskresult.get(taskid)
@@ -280,6 +306,9 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
 
     def _take(self, taskid: int, event: Reply | str) -> None:
         task = self._tasks[taskid]
+        if task.gpu is not None:
+            self._free_gpus = sorted([*self._free_gpus, task.gpu])
+            task.gpu = None
         if isinstance(event, Reply):
             self.recorder.measured(self.whole(task.node), event.usage)
             self._taskresult[taskid] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import multiprocessing as mp
 import os
 import pickle
@@ -25,6 +26,7 @@ from traceback import format_exception
 import psutil
 
 from msapp.errors import EXIT_SOME_FAILED, MsappError
+from msapp.inference.device import GPU_VARIABLE
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 CLEAR_PEAK_RSS = '5'  # proc(5), /proc/PID/clear_refs
@@ -87,7 +89,10 @@ def thread_environment(omp_nthreads: int) -> dict[str, str]:
 
 
 def serve(connection: Connection, parent_pid: int, cwd: str, log_file: str | None) -> None:
-    """Run pickled ``(node, updatehash)`` tasks from a pipe until the parent closes it."""
+    """Run tasks from a pipe until the parent closes it.
+
+    A task is a GPU slot or None, and a pickled ``(node, updatehash)``.
+    """
     _die_with_parent(parent_pid)
     # Ctrl-C reaches the whole process group; the parent alone decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -96,11 +101,12 @@ def serve(connection: Connection, parent_pid: int, cwd: str, log_file: str | Non
         _redirect_output(log_file)
     while True:
         try:
-            payload = connection.recv_bytes()
+            gpu, payload = connection.recv()
         except (EOFError, OSError):
             return
         os.chdir(cwd)
-        reply = run_task(payload)
+        with _gpu(gpu):
+            reply = run_task(payload)
         try:
             connection.send(reply)
         except OSError:
@@ -135,6 +141,22 @@ def run_task(payload: bytes) -> Reply:
             rss_mb=rss_mb,
         ),
     )
+
+
+@contextlib.contextmanager
+def _gpu(slot: int | None) -> Iterator[None]:
+    """Tell a step which GPU it has; it leaves the memory there to the next step."""
+    os.environ.pop(GPU_VARIABLE, None)
+    if slot is None:
+        yield
+        return
+    with _environment({GPU_VARIABLE: str(slot)}):
+        yield
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        with contextlib.suppress(RuntimeError):  # a broken GPU shows in the step's own error
+            torch.cuda.empty_cache()
 
 
 def _die_with_parent(parent_pid: int) -> None:
@@ -186,6 +208,7 @@ class Worker:
 
     def __init__(self, *, cwd: Path, log_file: Path | None, environment: Mapping[str, str]) -> None:
         """Start the process; it imports what its first task needs, and keeps it."""
+        self.gpu: int | None = None
         context = mp.get_context('spawn')
         self.connection, theirs = context.Pipe()
         self.process = context.Process(
@@ -198,10 +221,12 @@ class Worker:
             self.process.start()
         theirs.close()
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes, gpu: int | None) -> None:
         """Give the worker a task. A worker that is already dead shows it in `reply`."""
+        if gpu is not None:
+            self.gpu = gpu  # from now on some of its memory is on that GPU
         with contextlib.suppress(OSError):
-            self.connection.send_bytes(payload)
+            self.connection.send((gpu, payload))
 
     @property
     def waitables(self) -> tuple[Connection, int]:

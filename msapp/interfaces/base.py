@@ -7,11 +7,24 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec
+from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
 
 from msapp.imaging import geometry
 
-__all__ = ['BaseInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
+__all__ = ['BaseInterfaceInputSpec', 'NetworkInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
+
+
+class NetworkInterfaceInputSpec(BaseInterfaceInputSpec):
+    """Inputs of a step that runs a network.
+
+    A workflow sets ``use_gpu`` when it makes the node, always: the engine then gives the step
+    a GPU if the run has any, and `msapp.inference.device.current_device` says which. It is not
+    part of the step's hash, so a result is reused wherever it was computed.
+    """
+
+    use_gpu = traits.Bool(
+        False, usedefault=True, nohash=True, desc='take a GPU slot, where there is one'
+    )
 
 
 class NodeInterface(SimpleInterface):
