@@ -31,11 +31,12 @@ test: lint
 test-slow: lint
 	$(BIN)/python -m pytest
 
-# Starts a SLURM of its own on this host; needs the packages slurm-wlm and munge.
+# Starts a SLURM of its own on this host; needs the packages slurm-wlm and munge. With SIF=FILE,
+# msapp is run by Apptainer in its jobs.
 test-slurm: $(VENV)/.installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" tests/hpc/run.sh
 
-# BASE_IMAGE, TORCH_SPEC, IMAGE and ENGINE are read from the environment.
+# BASE_IMAGE, TORCH_INDEX, TORCH_SPEC, IMAGE and ENGINE are read from the environment.
 image:
 	scripts/container/build.sh
 

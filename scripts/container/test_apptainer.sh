@@ -4,9 +4,8 @@
 # Settings, from the environment:
 #   IMAGE           name (msapp:latest), held by podman or docker
 #   SIF             the SIF file: used where it exists, else made and kept there (nowhere: removed)
-#   APPTAINER_ROOT  a folder with a system that holds apptainer, entered with pivot_root as root;
-#                   for hosts without a package of it, e.g. from
-#                   mmdebstrap --variant=minbase --include=apptainer,squashfs-tools sid FOLDER
+#   APPTAINER_ROOT  a folder with a system that holds apptainer, for hosts without a package of
+#                   it; see apptainer_in_tree.sh
 #   VENV            the environment of the host run (.venv)
 #   FLAGS           flags of both runs (--sloppy --nprocs 2)
 #   PHANTOM         flags of the synthetic dataset (--fast --participants 2)
@@ -44,36 +43,15 @@ scratch="$(mktemp -d)"
 trap 'rm -rf "$scratch"' EXIT
 mkdir "$scratch/tmp" "$scratch/container" "$scratch/work"
 
-# A plain chroot is not enough: apptainer itself changes the root.
-in_tree() {
-    # shellcheck disable=SC2016 # expanded by the inner shell
-    unshare --mount --propagation private bash -c '
-        set -e
-        tree=$1 scratch=$2
-        shift 2
-        mount --bind "$tree" "$tree"
-        mkdir -p "$tree/old" "$tree$scratch"
-        # A minimal system lacks these, and apptainer copies them into the image.
-        touch "$tree/etc/hosts" "$tree/etc/resolv.conf"
-        mount --rbind /dev "$tree/dev"
-        mount --rbind /sys "$tree/sys"
-        mount -t proc proc "$tree/proc"
-        mount --bind "$scratch" "$tree$scratch"
-        cd "$tree"
-        pivot_root . old
-        umount -l /old
-        cd "$scratch"
-        exec "$@"' _ "$APPTAINER_ROOT" "$scratch" "$@"
-}
+if [ -n "${APPTAINER_ROOT:-}" ]; then
+    program="$PWD/scripts/container/apptainer_in_tree.sh"
+    export APPTAINER_SEES="$scratch"
+fi
+export APPTAINER_TMPDIR="$scratch/tmp" APPTAINER_CACHEDIR="$scratch/tmp/cache"
+export SINGULARITY_TMPDIR="$scratch/tmp" SINGULARITY_CACHEDIR="$scratch/tmp/cache"
 
 apptainer_() {
-    export APPTAINER_TMPDIR="$scratch/tmp" APPTAINER_CACHEDIR="$scratch/tmp/cache"
-    export SINGULARITY_TMPDIR="$scratch/tmp" SINGULARITY_CACHEDIR="$scratch/tmp/cache"
-    if [ -n "${APPTAINER_ROOT:-}" ]; then
-        in_tree apptainer "$@"
-    else
-        (cd "$scratch" && "$program" "$@")
-    fi
+    (cd "$scratch" && "$program" "$@")
 }
 
 # Root needs no privilege for this, and has none; only root may cut the network off everywhere.

@@ -5,6 +5,11 @@
 # synthetic participants, of which one is broken, one is killed and one is queued again, that
 # submitting again completes all but the broken one. Then runs one participant by nipype's
 # SLURM plugin. Nothing is installed; everything that was started is ended.
+#
+# Settings, from the environment:
+#   SIF             an image: the same by Apptainer (`msapp-slurm --image`), without nipype's plugin
+#   APPTAINER_ROOT  a folder with a system that holds apptainer, for hosts without a package of
+#                   it; see scripts/container/apptainer_in_tree.sh
 
 set -euo pipefail
 
@@ -24,12 +29,30 @@ for program in msapp msapp-phantom msapp-slurm; do
     }
 done
 
+by=()
+if [[ -n ${SIF:-} ]]; then
+    SIF=$(realpath -e "$SIF")
+    [[ -n ${APPTAINER_ROOT:-} ]] || command -v apptainer > /dev/null || {
+        echo 'test-slurm: SIF is given, and apptainer is not on PATH.' >&2
+        exit 69
+    }
+    by=("--image=$SIF")
+fi
+
 # The space and the quote are there on purpose.
 top=$(mktemp -d)
 base="$top/it's a test"
 slurm=$top/slurm
 mkdir -p "$base" "$slurm/state" "$slurm/spool"
 chmod 711 "$top" "$slurm"
+if [[ -n ${SIF:-} && -n ${APPTAINER_ROOT:-} ]]; then
+    # Jobs get this environment from sbatch.
+    mkdir "$top/bin"
+    ln -s "$(realpath "$(dirname "$0")/../../scripts/container/apptainer_in_tree.sh")" \
+        "$top/bin/apptainer"
+    APPTAINER_SEES=$top:$(dirname "$SIF")
+    export PATH=$top/bin:$PATH APPTAINER_ROOT APPTAINER_SEES
+fi
 bids=$base/bids
 out=$base/out
 pids=()
@@ -169,7 +192,8 @@ truncate --size=20000 "$bids/sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii.gz"
 start_slurm
 say "SLURM is up: $(sbatch --version)"
 
-flags=(--cpus=1 --mem=3G --time=20 --max-tasks=2 --sbatch-option=--partition=test -- --sloppy)
+flags=("${by[@]}" --cpus=1 --mem=3G --time=20 --max-tasks=2 --sbatch-option=--partition=test)
+flags+=(-- --sloppy)
 msapp-slurm "$bids" "$out" "${flags[@]}" | indent
 array=$(awk 'NR == 2 {print $1}' "$out"/logs/slurm/*/jobs.tsv)
 status 1
@@ -215,6 +239,12 @@ said=$(msapp-slurm "$bids" "$out" --participant-label 01 03 04 "${flags[@]}")
 has_line '^Nothing to submit'
 status 1
 say 'group.html holds three participants; nothing is left to submit but sub-02'
+
+if [[ -n ${SIF:-} ]]; then
+    grep -q '"Container"' "$out/dataset_description.json" || fail 'no container is named'
+    say "passed, by $(apptainer --version) and $(basename "$SIF")"
+    exit 0
+fi
 
 # nipype passes paths to sbatch without quotes: no space here.
 plugin=$top/plugin
