@@ -1,1 +1,1 @@
-"""Networks with weights, one folder each. None is shipped yet; `threshold` needs none."""
+"""Networks with weights, one folder each, and the registry that finds and loads them."""

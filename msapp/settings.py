@@ -15,6 +15,11 @@ from msapp.errors import UsageError
 Level = Literal['participant', 'group']
 # Steps run in folders of their own, so no path may depend on where the command was given.
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: Path(os.path.abspath(path)))]  # noqa: PTH100
+# A name, or the path of a folder; text with a separator in it is a path.
+ModelName = Annotated[
+    str,
+    AfterValidator(lambda text: os.path.abspath(text) if os.sep in text else text),  # noqa: PTH100
+]
 Task = Literal['lesions', 'enhancement', 'longitudinal', 'cord', 'filling']
 
 
@@ -41,7 +46,7 @@ class Settings(BaseModel):
     derivatives: tuple[AbsolutePath, ...] = ()
 
     tasks: tuple[Task, ...] = ('lesions', 'longitudinal')
-    lesion_model: str = 'threshold'
+    lesion_model: ModelName = 'threshold'
     brain_extraction: Literal['network', 'bet', 'template'] = 'template'
     output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
     mc_samples: int = Field(default=0, ge=0)
@@ -53,7 +58,7 @@ class Settings(BaseModel):
     mem_gb: float | None = Field(default=None, gt=0)
     low_mem: bool = False
     device: Literal['auto', 'cpu', 'cuda'] = 'auto'
-    gpus: int = Field(default=0, ge=0)
+    gpus: int | None = Field(default=None, ge=0)
     use_plugin: AbsolutePath | None = None
     random_seed: int = 0
 

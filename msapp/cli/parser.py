@@ -112,7 +112,12 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         help='default: lesions longitudinal (candidates of new lesions); the others need models '
         'that this version does not ship',
     )
-    group.add_argument('--lesion-model', metavar='NAME', help='default: threshold (classical)')
+    group.add_argument(
+        '--lesion-model',
+        metavar='NAME',
+        help='a model that is installed, or the path of a folder with one, such as ./mine; '
+        'default: threshold (classical)',
+    )
     group.add_argument(
         '--brain-extraction',
         choices=('network', 'bet', 'template'),
@@ -159,9 +164,17 @@ def _add_resource_flags(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument('--low-mem', action='store_true', help='one step at a time')
     group.add_argument(
-        '--device', choices=('auto', 'cpu', 'cuda'), help='where networks run; default: auto'
+        '--device',
+        choices=('auto', 'cpu', 'cuda'),
+        help='where networks run; auto (default): on a GPU where one can be seen; cuda: on a GPU '
+        'or not at all',
     )
-    group.add_argument('--gpus', type=int, metavar='N', help='steps on GPUs at once; default: 0')
+    group.add_argument(
+        '--gpus',
+        type=int,
+        metavar='N',
+        help='GPUs to use, one step on each at once; 0: none; default: all that can be seen',
+    )
     group.add_argument(
         '--use-plugin',
         type=Path,

@@ -2,52 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, get_args
 
 from msapp.bids.query import Participant, Visit
 from msapp.errors import MissingDependencyError
-from msapp.settings import Settings
+from msapp.settings import Settings, Task
 
-# Tasks whose networks later versions bring; see models/.
-WITHOUT_MODEL = ('enhancement', 'cord', 'filling')
+if TYPE_CHECKING:
+    from msapp.models.registry import ModelSpec
+
+# What a task of --tasks cannot be done without: models for these tasks of the registry.
+NEEDED_MODELS = {
+    'enhancement': ('enhancement',),
+    'cord': ('cord', 'cordlesions'),
+    'filling': ('filling',),
+}
+# Tasks of the registry whose network has a step in the graph of a participant. A model alone
+# does nothing, so one for another task is refused rather than left unused.
+NETWORKS_IN_GRAPH: frozenset[str] = frozenset()
 
 
 def check_available(settings: Settings) -> None:
-    """Refuse, before any work, what needs a model or a program that is not there.
+    """Refuse, before any work, what needs a model, a program or a GPU that is not there.
 
     Raises
     ------
     MissingDependencyError
         Naming the flag, what is missing and what to use instead.
+    UsageError
+        If ``--device`` and ``--gpus`` contradict each other.
     """
     from msapp.imaging.brain import require_fsl
+    from msapp.inference.device import choose_gpus
+    from msapp.models.registry import check_weights, models_for
 
-    wanted = [task for task in settings.tasks if task in WITHOUT_MODEL]
+    _check_tasks(settings.tasks)
+    models = models_for(settings)
+    _check_networks(settings, models)
+    for spec in models.values():
+        check_weights(spec)
+    if settings.brain_extraction == 'bet':
+        require_fsl()
+    _check_supported(settings, models)
+    if settings.device == 'cuda' or settings.gpus:
+        choose_gpus(settings.device, settings.gpus)
+
+
+def _check_tasks(tasks: Sequence[str]) -> None:
+    wanted = [task for task in tasks if not _can_be_done(task)]
     if wanted:
+        available = [task for task in get_args(Task) if _can_be_done(task)]
         raise MissingDependencyError(
-            f'--tasks {" ".join(wanted)}: this version ships no model for it. Available: lesions, '
-            'longitudinal.'
+            f'--tasks {" ".join(wanted)}: this version ships no model for it. Available: '
+            f'{", ".join(available)}.'
         )
-    if settings.lesion_model != 'threshold':
+
+
+def _can_be_done(task: str) -> bool:
+    from msapp.models.registry import find_model_for
+
+    needed = NEEDED_MODELS.get(task, ())
+    return all(name in NETWORKS_IN_GRAPH and find_model_for(name) for name in needed)
+
+
+def _check_networks(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
+    if 'lesions' in models and 'lesions' not in NETWORKS_IN_GRAPH:
         raise MissingDependencyError(
-            f'--lesion-model {settings.lesion_model}: no such model is installed. '
-            'Available: threshold.'
+            f'--lesion-model {settings.lesion_model}: this version has no step that runs a '
+            'network for lesions. Use threshold.'
         )
-    if settings.brain_extraction == 'network':
+    has_network = 'anatomy' in models and 'anatomy' in NETWORKS_IN_GRAPH
+    if settings.brain_extraction == 'network' and not has_network:
         raise MissingDependencyError(
             '--brain-extraction network: this version ships no network for it. Use template.'
         )
-    if settings.brain_extraction == 'bet':
-        require_fsl()
-    if settings.mc_samples or settings.explain:
-        raise MissingDependencyError(
-            '--mc-samples and --explain need a network; the classical model in this version has '
-            'no uncertainty and no relevance to show.'
-        )
-    if settings.device == 'cuda' or settings.gpus:
-        raise MissingDependencyError(
-            '--device cuda and --gpus: this version has no step that uses a GPU. Leave them out.'
-        )
+
+
+def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
+    """Refuse ``--mc-samples`` and ``--explain`` where no model of the run is made for them."""
+    asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
+    supported = {flag for spec in models.values() for flag in spec.supports}
+    for flag, given in asked:
+        if given and not models:
+            raise MissingDependencyError(
+                '--mc-samples and --explain need a network; the classical model has no '
+                'uncertainty and no relevance to show.'
+            )
+        if given and flag not in supported:
+            names = ', '.join(spec.name for spec in models.values())
+            raise MissingDependencyError(
+                f'--{flag}: no model of this run was made for it ({names}). Leave it out.'
+            )
 
 
 def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:

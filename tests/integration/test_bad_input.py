@@ -325,8 +325,8 @@ def test_a_bad_filter_file_is_refused(msapp, dataset, tmp_path, content):
         (['--lesion-model', 'foo'], 'no such model is installed. Available: threshold.'),
         (['--tasks', 'cord'], 'this version ships no model for it. Available: lesions'),
         (['--brain-extraction', 'network'], 'this version ships no network for it. Use template'),
-        (['--device', 'cuda'], 'no step that uses a GPU. Leave them out.'),
-        (['--gpus', '1'], 'no step that uses a GPU. Leave them out.'),
+        (['--device', 'cuda'], 'leave the flag out to run on the CPU'),
+        (['--gpus', '99'], 'leave the flag out to run on the CPU'),
         (['--mc-samples', '5'], 'need a network'),
         (['--brain-extraction', 'bet'], 'FSL'),
     ],
@@ -335,6 +335,7 @@ def test_what_is_not_installed_is_refused_before_any_work(
     msapp, dataset, tmp_path, monkeypatch, flags, message
 ):
     monkeypatch.delenv('FSLDIR', raising=False)
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '')
     monkeypatch.setenv('PATH', str(tmp_path))
     answer = msapp(dataset, tmp_path / 'out', 'participant', *flags)
     assert answer.code == 69

@@ -1,0 +1,259 @@
+"""Trained models: folders with ``model.toml``, ``weights.safetensors`` and ``CARD.md``.
+
+A user's own model is such a folder anywhere; its path stands wherever a name does.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from msapp.errors import InputError, MissingDependencyError, UsageError
+from msapp.files import atomic_path, write_atomic
+from msapp.models.spec import ModelSpec
+from msapp.networks import build_network
+from msapp.provenance import sha256_file
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from msapp.settings import Settings
+
+__all__ = [
+    'ModelSpec',
+    'check_weights',
+    'find_model_for',
+    'find_models',
+    'load_network',
+    'load_spec',
+    'models_for',
+    'save_model',
+]
+
+SPEC_FILE = 'model.toml'
+# Models are kept in the source tree and in the image; half precision halves them.
+MAX_WEIGHTS_MB = 16
+BYTES_PER_MB = 1_000_000
+# The lesion model that has no folder: the classical baseline of msapp.lesions.
+CLASSICAL = 'threshold'
+
+
+def find_models(folder: Path | None = None) -> dict[str, Path]:
+    """Return the folders of the models in a folder, by name; by default those msapp ships."""
+    folder = Path(__file__).parent if folder is None else folder
+    return {path.parent.name: path.parent for path in sorted(folder.glob(f'*/{SPEC_FILE}'))}
+
+
+def load_spec(name_or_path: str | Path, *, folder: Path | None = None) -> ModelSpec:
+    """Read the description of a model; its weights are not touched.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of a model that is installed, or path of a folder with a model. Text with a
+        separator is a path (``./mine``), other text is a name.
+    folder : Path, optional
+        Where models are looked for by name.
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is no such model, or its ``model.toml`` cannot be used.
+    """
+    if isinstance(name_or_path, Path) or os.sep in name_or_path:
+        return _read_spec(Path(name_or_path))
+    found = find_models(folder)
+    if name_or_path not in found:
+        raise MissingDependencyError(
+            f'{name_or_path}: no such model is installed. Available: '
+            f'{", ".join([CLASSICAL, *found])}. A model of your own is given by the path of its '
+            f'folder, such as ./{name_or_path}.'
+        )
+    return _read_spec(found[name_or_path])
+
+
+def find_model_for(task: str, *, folder: Path | None = None) -> ModelSpec | None:
+    """Return the model msapp uses for a task, the first by name, or None."""
+    specs = (load_spec(path) for path in find_models(folder).values())
+    return next((spec for spec in specs if spec.task == task), None)
+
+
+def models_for(settings: Settings, *, folder: Path | None = None) -> dict[str, ModelSpec]:
+    """Return the model of each task of a run that a network does; weights are not touched.
+
+    A task that needs a network and has none is left out.
+
+    Raises
+    ------
+    MissingDependencyError
+        If ``--lesion-model`` names no model, or one for another task.
+    """
+    models: dict[str, ModelSpec] = {}
+    if settings.lesion_model != CLASSICAL:
+        spec = _lesion_model(settings.lesion_model, folder)
+        models |= {spec.task: spec} if spec.task in settings.tasks else {}
+    wanted = ['anatomy'] if settings.brain_extraction == 'network' else []
+    if 'enhancement' in settings.tasks:
+        wanted.append('enhancement')
+    if 'cord' in settings.tasks:
+        wanted += ['cord', 'cordlesions']
+    for task in wanted:
+        found = find_model_for(task, folder=folder)
+        if found is not None:
+            models[task] = found
+    return models
+
+
+def check_weights(spec: ModelSpec) -> None:
+    """Make sure that a model's weights are there and are those it was published with.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the file is missing, cannot be read, or has another SHA-256.
+    """
+    try:
+        found = sha256_file(spec.weights)
+    except OSError as error:
+        raise MissingDependencyError(
+            f'{spec.weights}: the weights of model {spec.name} cannot be read '
+            f'({error.strerror}). Install msapp again, or copy the whole folder of the model.'
+        ) from error
+    if found != spec.weights_sha256:
+        raise MissingDependencyError(
+            f'{spec.weights}: these are not the weights of model {spec.name} {spec.version}: the '
+            f'SHA-256 is {found[:12]}..., {SPEC_FILE} says {spec.weights_sha256[:12]}.... The '
+            'file is damaged or was changed: install msapp again, or copy the model again.'
+        )
+
+
+def load_network(spec: ModelSpec) -> nn.Module:
+    """Build a model's network and give it its weights, as float32 on the CPU, in ``eval`` mode.
+
+    Raises
+    ------
+    MissingDependencyError
+        If the weights are missing or not the published ones, or do not fit the architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    check_weights(spec)
+    network = build_network(spec.architecture.name, spec.architecture.arguments)
+    try:
+        weights = load_file(spec.weights)
+        network.load_state_dict({name: _widen(tensor) for name, tensor in weights.items()})
+    except (SafetensorError, RuntimeError) as error:
+        raise MissingDependencyError(
+            f'{spec.weights}: these weights do not fit the architecture in {SPEC_FILE} of model '
+            f'{spec.name}. Copy the whole folder of the model again. ({error})'
+        ) from error
+    return network.float().eval()
+
+
+def save_model(folder: Path, spec: ModelSpec, network: nn.Module) -> ModelSpec:
+    """Write a model's folder: weights in half precision, then ``model.toml`` with their hash.
+
+    Each file is written in one step. A stop between the two leaves weights that the old
+    ``model.toml`` does not know, which `load_network` refuses.
+
+    Returns
+    -------
+    ModelSpec
+        The description as written.
+
+    Raises
+    ------
+    InputError
+        If a weight is not finite in half precision.
+    UsageError
+        If the weights do not fit the architecture, or are larger than models may be.
+    """
+    from safetensors.torch import save_file
+
+    weights = {name: _narrow(name, tensor) for name, tensor in network.state_dict().items()}
+    _check_size(spec, weights)
+    _check_shapes(spec, weights)
+    spec = spec.model_copy(update={'folder': folder.resolve()})
+    with atomic_path(spec.weights) as temporary:
+        save_file(weights, temporary)
+    spec = spec.model_copy(update={'weights_sha256': sha256_file(spec.weights)})
+    write_atomic(folder / SPEC_FILE, spec.to_toml())
+    return spec
+
+
+def _lesion_model(name_or_path: str, folder: Path | None) -> ModelSpec:
+    try:
+        spec = load_spec(name_or_path, folder=folder)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(f'--lesion-model {error}') from error
+    if spec.task != 'lesions':
+        raise MissingDependencyError(
+            f'--lesion-model {name_or_path}: this model is for {spec.task}, not for lesions.'
+        )
+    return spec
+
+
+def _read_spec(folder: Path) -> ModelSpec:
+    path = folder / SPEC_FILE
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text(encoding='utf-8'))
+        return ModelSpec(**values, folder=folder.resolve())
+    except OSError as error:
+        raise MissingDependencyError(
+            f'{path}: cannot be read ({error.strerror}). A model is a folder with {SPEC_FILE} and '
+            'weights.safetensors.'
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise MissingDependencyError(f'{path}: not a valid TOML file: {error}.') from error
+    except ValidationError as error:
+        problems = '; '.join(
+            f'{".".join(str(part) for part in item["loc"]) or "model"}: {item["msg"]}'
+            for item in error.errors()
+        )
+        raise MissingDependencyError(f'{path}: {problems}. Correct the file.') from error
+
+
+def _widen(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _narrow(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor for the file: on the CPU, floating point in half precision."""
+    import torch
+
+    tensor = tensor.detach().cpu().contiguous()
+    if not tensor.is_floating_point():
+        return tensor
+    narrow = tensor.to(torch.float16)
+    if not torch.isfinite(narrow).all():
+        raise InputError(
+            f'{name}: weights that are not finite in half precision (largest magnitude '
+            f'{tensor.abs().max():g}). The training diverged; this model cannot be kept.'
+        )
+    return narrow
+
+
+def _check_size(spec: ModelSpec, weights: dict[str, torch.Tensor]) -> None:
+    size_mb = sum(tensor.nbytes for tensor in weights.values()) / BYTES_PER_MB
+    if size_mb > MAX_WEIGHTS_MB:
+        raise UsageError(
+            f'model {spec.name}: its weights take {size_mb:.1f} MB in half precision, at most '
+            f'{MAX_WEIGHTS_MB} MB are allowed. Use fewer channels.'
+        )
+
+
+def _check_shapes(spec: ModelSpec, weights: dict[str, torch.Tensor]) -> None:
+    """Refuse to write what could not be loaded again."""
+    expected = build_network(spec.architecture.name, spec.architecture.arguments).state_dict()
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    if found != {name: tuple(tensor.shape) for name, tensor in expected.items()}:
+        raise UsageError(
+            f'model {spec.name}: the network is not the one that its architecture describes '
+            f'({spec.architecture.name}, {spec.architecture.arguments}). Correct the arguments.'
+        )

@@ -1,0 +1,209 @@
+"""What ``model.toml`` says about a model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+WEIGHTS_FILE = 'weights.safetensors'
+
+Task = Literal['lesions', 'anatomy', 'enhancement', 'longitudinal', 'cord', 'cordlesions']
+Capability = Literal['mc-samples', 'explain']
+Positive = Annotated[float, Field(gt=0)]
+Side = Annotated[int, Field(ge=1)]
+# The smallest sides of a window; below, instance normalisation sees almost nothing.
+MIN_WINDOW = 16
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra='forbid')
+
+
+class Channel(_Frozen):
+    """One input channel, a ``[[channels]]`` table.
+
+    Attributes
+    ----------
+    name : str
+        The contrast, in BIDS terms: ``FLAIR``, ``T1w``.
+    may_be_missing : bool
+        Whether the model was trained to work without it; it is then filled with zeros.
+    """
+
+    name: str
+    may_be_missing: bool = False
+
+
+class Named(_Frozen):
+    """A thing of msapp with its arguments: ``[architecture]``, ``[normalisation]``.
+
+    Attributes
+    ----------
+    name : str
+        Of an architecture, one of `msapp.networks.ARCHITECTURES`.
+    arguments : dict
+        Keyword arguments, a table ``arguments`` below.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+
+
+class TrainingSet(_Frozen):
+    """Data a model was trained on, a ``[[training.data]]`` table.
+
+    Attributes
+    ----------
+    name : str
+        Name of the data set, or of the generator.
+    n : int
+        How many patients, or synthetic heads; never how many patches.
+    """
+
+    name: str
+    n: int = Field(ge=1)
+
+
+class Training(_Frozen):
+    """Where a model comes from, the table ``[training]``.
+
+    Attributes
+    ----------
+    data : tuple of TrainingSet
+    synthetic_only : bool
+        True if no real image of a patient was used; reports and sidecars then say so.
+    attribution : str
+        Whom the licences of the data ask to name.
+    """
+
+    data: tuple[TrainingSet, ...] = ()
+    synthetic_only: bool
+    attribution: str = ''
+
+
+class Figure(_Frozen):
+    """One measured figure, a ``[[validation]]`` table.
+
+    Attributes
+    ----------
+    measure : str
+        As ``median Dice``.
+    value : float
+    n : int
+        Patients it was measured on.
+    data : str
+        What data, and that none of it was in the training.
+    note : str
+        What it does not show.
+    """
+
+    measure: str
+    value: float
+    n: int = Field(ge=1)
+    data: str
+    note: str = ''
+
+
+class ModelSpec(_Frozen):
+    """The description of a model: the content of its ``model.toml``.
+
+    Attributes
+    ----------
+    name, version : str
+        As in file names and reports.
+    task : str
+        ``lesions``, ``anatomy``, ``enhancement``, ``longitudinal``, ``cord`` or
+        ``cordlesions``.
+    channels : tuple of Channel
+        In the order the network takes them; at least one may not be missing.
+    spacing_mm : tuple of float
+        Voxel size the network works at, mm.
+    normalisation : Named
+        How intensities are brought to a common scale.
+    architecture : Named
+        The network; its ``in_channels`` is the number of channels.
+    window : tuple of int
+        Sides of the sliding window, voxels.
+    overlap : float
+        Of neighbouring windows, a fraction of their sides in [0, 1).
+    threshold : float or None
+        Probability from which a voxel counts, in (0, 1); None where classes compete.
+    temperature : float
+        Logits are divided by this before they become probabilities (Guo, ICML 2017).
+    minimum_mm3 : float
+        Smaller components are dropped, mm3.
+    classes : tuple of str
+        For classes that compete (softmax): the name of each output channel, ``background``
+        included.
+    supports : tuple of str
+        Flags of the command line that this model was made and checked for: ``mc-samples``,
+        ``explain``.
+    weights_sha256 : str
+        Of ``weights.safetensors``; `msapp.models.registry.save_model` fills it in.
+    training : Training
+    validation : tuple of Figure
+        Empty: nothing was measured.
+    licence, intended_use : str
+    folder : Path
+        Where it was read from; not in the file.
+    """
+
+    name: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')
+    version: str
+    task: Task
+    spacing_mm: tuple[Positive, Positive, Positive]
+    window: tuple[Side, Side, Side]
+    overlap: float = Field(default=0.5, ge=0, lt=1)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    temperature: Positive = 1.0
+    minimum_mm3: float = Field(default=0.0, ge=0)
+    classes: tuple[str, ...] = ()
+    supports: tuple[Capability, ...] = ()
+    weights_sha256: str = Field(default='', pattern=r'^([0-9a-f]{64})?$')
+    licence: str
+    intended_use: str
+    channels: tuple[Channel, ...] = Field(min_length=1)
+    normalisation: Named
+    architecture: Named
+    training: Training
+    validation: tuple[Figure, ...] = ()
+    folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def weights(self) -> Path:
+        """File of the weights."""
+        return self.folder / WEIGHTS_FILE
+
+    def to_toml(self) -> str:
+        """Return the content of ``model.toml``."""
+        import tomli_w
+
+        return tomli_w.dumps(self.model_dump(mode='json', exclude_none=True))
+
+    @model_validator(mode='after')
+    def _channels_fit(self) -> Self:
+        twice = [name for name, n in Counter(item.name for item in self.channels).items() if n > 1]
+        if twice:
+            raise ValueError(f'channels named twice: {", ".join(twice)}')
+        if all(channel.may_be_missing for channel in self.channels):
+            raise ValueError('channels: at least one may not be missing')
+        given = self.architecture.arguments.get('in_channels')
+        if given is not None and given != len(self.channels):
+            raise ValueError(f'in_channels is {given}, but there are {len(self.channels)} channels')
+        return self
+
+    @model_validator(mode='after')
+    def _outputs_fit(self) -> Self:
+        if not self.threshold and not self.classes:
+            raise ValueError('threshold or classes must be given')
+        outputs = self.architecture.arguments.get('out_channels')
+        if self.classes and outputs is not None and outputs != len(self.classes):
+            raise ValueError(
+                f'out_channels is {outputs}, but there are {len(self.classes)} classes'
+            )
+        if min(self.window) < MIN_WINDOW:
+            raise ValueError(f'window: no side may be under {MIN_WINDOW} voxels')
+        return self
