@@ -6,9 +6,10 @@ import hashlib
 import json
 import platform
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from msapp import __version__
@@ -99,6 +100,22 @@ class OutcomeLike(Protocol):
         """Why, in one or two lines."""
 
 
+class ModelLike(Protocol):
+    """A trained model; see `msapp.models.spec.ModelSpec`."""
+
+    @property
+    def name(self) -> str:
+        """As on the command line."""
+
+    @property
+    def version(self) -> str:
+        """Its version."""
+
+    @property
+    def weights(self) -> Path:
+        """File of its weights."""
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file, as 64 hexadecimal digits."""
     with path.open('rb') as stream:
@@ -117,11 +134,17 @@ def versions() -> dict[str, str | None]:
 
 
 def write_run_record(
-    log_dir: Path, settings: Settings, argv: Sequence[str], limits: LimitsLike
+    log_dir: Path,
+    settings: Settings,
+    argv: Sequence[str],
+    limits: LimitsLike,
+    models: Mapping[str, ModelLike] = MappingProxyType({}),
 ) -> None:
-    """Write ``settings.toml``, ``versions.json``, ``command.txt`` and ``limits.json``.
+    """Write what a run is.
 
-    ``settings.toml`` repeats the run when given to ``--config-file``.
+    ``settings.toml`` (repeats the run when given to ``--config-file``), ``versions.json``,
+    ``command.txt``, ``limits.json``, and ``models.json``: by task the name, the version and
+    the SHA-256 of the weights of each model used, as the file is now.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     used = {'n_cpus': limits.n_cpus, 'memory_gb': round(limits.memory_gb, 3)}
@@ -129,6 +152,11 @@ def write_run_record(
     write_atomic(log_dir / 'versions.json', json.dumps(versions(), indent=2) + '\n')
     write_atomic(log_dir / 'command.txt', shlex.join(argv) + '\n')
     write_atomic(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
+    hashes = {
+        task: {'name': item.name, 'version': item.version, 'sha256': sha256_file(item.weights)}
+        for task, item in models.items()
+    }
+    write_atomic(log_dir / 'models.json', json.dumps(hashes, indent=2) + '\n')
 
 
 def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:

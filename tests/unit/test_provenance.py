@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -49,6 +50,36 @@ def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
     assert json.loads((tmp_path / 'limits.json').read_text()) == {'n_cpus': 4, 'memory_gb': 7.5}
     versions = json.loads((tmp_path / 'versions.json').read_text())
     assert versions['nipype'].split('.')[0] == '1'
+
+
+@dataclass
+class Model:
+    weights: Path
+    name: str = 'toy'
+    version: str = '1.0.0'
+
+
+def test_the_models_of_a_run_are_named_with_the_hash_of_their_weights(tmp_path):
+    settings = Settings(bids_dir='/bids', output_dir='/out', levels=('participant',))
+    write_run_record(tmp_path, settings, ['msapp'], Limits(4, 7.5))
+    assert json.loads((tmp_path / 'models.json').read_text()) == {}
+    weights = tmp_path / 'weights'
+    weights.write_bytes(b'abc')
+    write_run_record(tmp_path, settings, ['msapp'], Limits(4, 7.5), {'lesions': Model(weights)})
+    assert json.loads((tmp_path / 'models.json').read_text()) == {
+        'lesions': {
+            'name': 'toy',
+            'version': '1.0.0',
+            'sha256': hashlib.sha256(b'abc').hexdigest(),
+        }
+    }
+
+
+def test_the_gpus_of_a_run_can_be_given_to_the_next(tmp_path):
+    for gpus in (None, 0, 2):
+        given = Settings(bids_dir='/bids', output_dir='/out', levels=('group',), gpus=gpus)
+        write_run_record(tmp_path, given, ['msapp'], Limits(4, 7.5))
+        assert make_settings(load_toml(tmp_path / 'settings.toml')).gpus == gpus
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
