@@ -97,6 +97,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     from msapp.bids.dataset import write_description
     from msapp.bids.query import plan_participants
     from msapp.logs import close_logging, setup_logging
+    from msapp.models.registry import models_for
     from msapp.provenance import write_run_record, write_summary
     from msapp.resources import available_limits
     from msapp.workflows.reports import methods_text
@@ -109,7 +110,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     # Runs on several nodes share the folder, so a process number would not tell them apart.
     run_name = f'{datetime.now():%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}'
     log_dir = settings.output_dir / 'logs' / run_name
-    write_run_record(log_dir, settings, command, limits)
+    write_run_record(log_dir, settings, command, limits, models_for(settings))
     logger = setup_logging(log_dir, verbosity)
     try:
         _validate_input(settings, logger)
@@ -166,11 +167,20 @@ def _process(
         nprocs=1 if settings.low_mem else settings.nprocs or limits.n_cpus,
         memory_gb=settings.mem_gb or limits.memory_gb * MEMORY_SHARE,
         omp_nthreads=settings.omp_nthreads or 1,
+        n_gpu_procs=_gpu_slots(settings),
         log_dir=log_dir,
         stop_on_first_crash=settings.stop_on_first_crash,
         use_plugin=settings.use_plugin,
         resource_monitor=settings.resource_monitor,
     )
+
+
+def _gpu_slots(settings: Settings) -> int:
+    """Return how many steps may use a GPU at once; without a network nobody looks for one."""
+    from msapp.inference.device import choose_gpus
+    from msapp.models.registry import models_for
+
+    return choose_gpus(settings.device, settings.gpus) if models_for(settings) else 0
 
 
 def _refused(participant: Participant) -> Outcome:
