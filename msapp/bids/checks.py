@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
-import gzip
+import math
 import re
 import uuid
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
 
+from msapp.bids.nifti import (
+    by,
+    check_length,
+    header_voxel_sizes,
+    is_mirrored,
+    open_image,
+    raw_header,
+    readable,
+)
 from msapp.errors import InputError, UsageError
 from msapp.settings import Settings
 
 # Fewer voxels along an axis than this is no image of a brain.
 MINIMUM_VOXELS = 8
 MINIMUM_EXTENT_MM = 60.0
+MAXIMUM_EXTENT_MM = 1000.0
+# An image that is wider than this in every direction shows no head: its voxel size is wrong.
+WIDEST_HEAD_MM = 500.0
+# 1 GiB as 32-bit numbers; a head at 0.4 mm has half as many.
+MAXIMUM_VOXELS = 2**28
+# A voxel's axes may lean, but not so far that they span next to nothing.
+SMALLEST_SINE = 0.1
+# No scanner's coordinates reach farther, and in 32 bits they would lose hundredths of a mm.
+FARTHEST_MM = 10_000.0
 LABEL = re.compile(r'[A-Za-z0-9]+')
+# Names of derivatives add up to 118 characters to the participant and twice the session, and no
+# file name may have more than 255 bytes.
+LONGEST_PARTICIPANT, LONGEST_SESSION = 64, 32
 
 
 def check_folders(settings: Settings) -> None:
@@ -34,11 +51,17 @@ def check_folders(settings: Settings) -> None:
     source, target = settings.bids_dir, settings.output_dir
     if not source.is_dir():
         raise UsageError(f'{source}: no such folder. Give the root of a BIDS dataset.')
-    if 'participant' in settings.levels and not any(source.glob('sub-*')):
+    if 'participant' in settings.levels and not any(map(Path.is_dir, source.glob('sub-*'))):
         raise UsageError(
             f'{source}: holds no sub-* folder, so it is not the root of a BIDS dataset. '
             'Give the folder that holds dataset_description.json and the sub-* folders.'
         )
+    for folder in (source, target, settings.work_path):
+        if printable(str(folder)) != str(folder):
+            raise UsageError(
+                f'{printable(str(folder))}: the path has characters that cannot be printed. '
+                'Rename the folder.'
+            )
     for name, folder in (('output', target), ('work', settings.work_path)):
         if _is_among_input(folder, source):
             raise UsageError(
@@ -70,24 +93,53 @@ def _check_writable(folder: Path) -> None:
         ) from error
 
 
+def printable(text: str) -> str:
+    r"""Return text with whatever cannot be printed or stored as UTF-8 written as an escape.
+
+    Examples
+    --------
+    >>> printable('sub-\udcff\n ä')
+    'sub-\\udcff\\n ä'
+    """
+    return ''.join(
+        sign if sign.isprintable() else sign.encode('unicode_escape').decode() for sign in text
+    )
+
+
 def check_label(participant: str) -> None:
     """Check that a participant's folder has a name BIDS allows.
 
     Raises
     ------
     InputError
-        If the label has other characters than letters and digits.
+        If the label has other characters than letters and digits, or too many.
     """
-    label = participant.removeprefix('sub-')
+    _check_label('participant', participant.removeprefix('sub-'), participant, LONGEST_PARTICIPANT)
+
+
+def check_session_label(session: str) -> None:
+    """Check that a session's folder has a name BIDS allows; see :func:`check_label`."""
+    _check_label('session', session.removeprefix('ses-'), session, LONGEST_SESSION)
+
+
+def _check_label(kind: str, label: str, name: str, longest: int) -> None:
+    name, shown = printable(name), printable(label)
     if not LABEL.fullmatch(label):
         raise InputError(
-            f'{participant}: a participant label may hold only letters and digits, got '
-            f'"{label}". Rename the folder and its files.'
+            f'{name}: a {kind} label may hold only letters and digits, got '
+            f'"{shown}". Rename the folder and its files.'
+        )
+    if len(label) > longest:
+        raise InputError(
+            f'{name}: a {kind} label may have at most {longest} characters, got {len(label)}: '
+            'names of results would be too long. Rename the folder and its files.'
         )
 
 
 def check_image(path: Path) -> nib.spatialimages.SpatialImage:
     """Read an image whole and check that it is one finite 3-D volume of a plausible size.
+
+    The header is checked first, so that no more memory is used than a scan of a head needs.
 
     Parameters
     ----------
@@ -104,119 +156,94 @@ def check_image(path: Path) -> nib.spatialimages.SpatialImage:
     InputError
         Naming what is wrong and what to do; the file's name is added by the caller.
     """
-    image = _read(path)
-    sizes = _voxel_sizes(path)
+    image = open_image(path)
+    with readable():
+        sizes = header_voxel_sizes(raw_header(path))
     if not np.all(np.isfinite(sizes)) or np.any(sizes <= 0):
         raise InputError(
-            f'the voxel size is {_by(sizes)} mm; each must be above 0. Convert the image anew '
+            f'the voxel size is {by(sizes)} mm; each must be above 0. Convert the image anew '
             'from DICOM, or mend the header.'
         )
-    volumes = int(np.prod(image.shape[3:]))
+    _check_shape(image.shape)
+    _check_geometry(image)
+    dtype = image.get_data_dtype()
+    if not np.issubdtype(dtype, np.number) or np.issubdtype(dtype, np.complexfloating):
+        raise InputError(
+            f'voxels of type {dtype} cannot be used; one real number is needed. Convert the image '
+            'anew, or remove it.'
+        )
+    check_length(path, image)
+    _check_values(image)
+    return nib.squeeze_image(image) if len(image.shape) > 3 else image
+
+
+def _check_shape(shape: tuple[int, ...]) -> None:
+    """Check that there is one volume of as many voxels as a scan of a head may have."""
+    volumes = math.prod(shape[3:])
     if volumes != 1:
         raise InputError(
             f'{volumes} volumes found, one is needed. Name a 3-D image with --bids-filter-file, '
             'or average the volumes.'
         )
-    if len(image.shape) < 3 or min(image.shape[:3]) < MINIMUM_VOXELS:
+    if len(shape) < 3 or min(shape[:3]) < MINIMUM_VOXELS:
         raise InputError(
-            f'the image has {_by(np.array(image.shape))} voxels; at least {MINIMUM_VOXELS} are '
-            'needed along each axis. A localizer or a single slice cannot be used.'
+            f'the image has {by(np.array(shape))} voxels; at least {MINIMUM_VOXELS} are '
+            'needed along each axis. A localizer or a single slice cannot be used; name another '
+            'image with --bids-filter-file, or remove it.'
         )
-    _check_geometry(image)
-    if len(image.shape) > 3:
-        image = nib.squeeze_image(image)
-    data = np.asanyarray(image.dataobj)
-    if not np.issubdtype(data.dtype, np.number) or np.iscomplexobj(data):
-        raise InputError(f'voxels of type {data.dtype} cannot be used; one real number is needed.')
-    bad = int((~np.isfinite(data)).sum()) if np.issubdtype(data.dtype, np.floating) else 0
+    if math.prod(shape) > MAXIMUM_VOXELS:
+        raise InputError(
+            f'the image has {by(np.array(shape))} voxels, more than {MAXIMUM_VOXELS / 1e6:.0f} '
+            'million: its header is damaged, or it must be resampled to larger voxels first.'
+        )
+
+
+def _check_values(image: nib.Nifti1Image) -> None:
+    """Read all voxels, as the 32-bit numbers they are computed with, and check them."""
+    with readable(), np.errstate(over='ignore', invalid='ignore'):
+        data = np.asanyarray(image.dataobj, dtype=np.float32)
+    bad = int((~np.isfinite(data)).sum())
     if bad:
         raise InputError(
             f'{bad} voxels are NaN or infinite. Replace them (with 0 outside the head) or '
-            'convert the image anew.'
+            'convert the image anew; beyond 3e38 counts as infinite.'
         )
     if data.max() <= 0 or data.max() == data.min():
-        raise InputError('the image is empty: all voxels are equal or not above 0.')
-    return image
-
-
-def _voxel_sizes(path: Path) -> np.ndarray:
-    """Return the voxel sizes as the header has them; nibabel's reader replaces zeros by 1 mm."""
-    with _readable(), nib.openers.ImageOpener(str(path)) as stream:
-        header = nib.Nifti1Header.from_fileobj(stream, check=False)
-    if bytes(header['magic'])[:2] not in (b'n+', b'ni'):
-        return np.ones(3)  # no NIfTI-1: left to the reader
-    return np.abs(np.asarray(header['pixdim'][1:4], dtype=float))
-
-
-def _read(path: Path) -> nib.spatialimages.SpatialImage:
-    """Read an image and all its data, turning what can go wrong into one kind of error."""
-    with _readable():
-        image: Any = nib.load(path)
-        needed = image.dataobj.offset + np.prod(image.shape, dtype=float) * (
-            image.get_data_dtype().itemsize
+        raise InputError(
+            'the image is empty: all voxels are equal or not above 0. Convert it anew, or remove '
+            'it.'
         )
-        if _length(path) < needed:
-            raise EOFError
-        np.asanyarray(image.dataobj)
-    return image
 
 
-def _length(path: Path) -> int:
-    """Return the length of a file, bytes; a compressed one is read to its end and its checksum."""
-    if path.suffix != '.gz':
-        return path.stat().st_size
-    with gzip.open(path) as stream:
-        return sum(len(chunk) for chunk in iter(lambda: stream.read(1 << 22), b''))
-
-
-@contextmanager
-def _readable() -> Iterator[None]:
-    """Turn what can go wrong in reading a file into one kind of error.
-
-    Raises
-    ------
-    InputError
-        Saying what to do.
-    """
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise InputError('the file does not exist (a broken link?). Fetch it first.') from error
-    except PermissionError as error:
-        raise InputError('the file may not be read. Change its permissions.') from error
-    except (EOFError, gzip.BadGzipFile, zlib.error, MemoryError, OverflowError) as error:
-        raise InputError('the file is cut short or damaged. Copy or convert it again.') from error
-    except (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
-        raise InputError(
-            f'not a readable NIfTI image ({_line(error)}). Convert it again.'
-        ) from error
-    except (OSError, ValueError, TypeError) as error:
-        raise InputError(
-            f'the file is cut short or damaged ({_line(error)}). Copy or convert it again.'
-        ) from error
-
-
-def _line(error: Exception) -> str:
-    """Return a library's message on one line."""
-    return ' '.join(str(error).split())
-
-
-def _check_geometry(image: nib.spatialimages.SpatialImage) -> None:
+@np.errstate(over='ignore', invalid='ignore')
+def _check_geometry(image: nib.Nifti1Image) -> None:
     """Check that the affine is finite, invertible, and spans something the size of a brain."""
     affine = image.affine
-    if not np.all(np.isfinite(affine)) or abs(np.linalg.det(affine[:3, :3])) < 1e-6:
+    volume = float(abs(np.linalg.det(affine[:3, :3]))) if np.all(np.isfinite(affine)) else 0.0
+    if not volume > SMALLEST_SINE * np.prod(nib.affines.voxel_sizes(affine)):
         raise InputError(
             'the orientation in the header (qform, sform) is broken: its matrix cannot be '
             'inverted. Convert the image anew from DICOM.'
         )
-    extent = nib.affines.voxel_sizes(affine) * np.asarray(image.shape[:3])
-    if extent.min() < MINIMUM_EXTENT_MM or extent.max() > 1000:
+    if is_mirrored(image.header):
         raise InputError(
-            f'the field of view is {_by(extent)} mm; a brain needs {MINIMUM_EXTENT_MM:.0f} to '
-            '1000 mm. Check the voxel size in the header.'
+            'the two orientations in the header (qform, sform) disagree about which side is left. '
+            'Convert the image anew from DICOM, or set qform_code to 0 if the sform is right.'
         )
-
-
-def _by(values: np.ndarray) -> str:
-    """Join numbers by a multiplication sign."""
-    return ' x '.join(f'{value:g}' for value in np.round(values, 3))
+    extent = nib.affines.voxel_sizes(affine) * np.asarray(image.shape[:3])
+    if extent.min() < MINIMUM_EXTENT_MM or extent.max() > MAXIMUM_EXTENT_MM:
+        raise InputError(
+            f'the field of view is {by(extent)} mm; a brain needs {MINIMUM_EXTENT_MM:.0f} to '
+            f'{MAXIMUM_EXTENT_MM:.0f} mm. Check the voxel size in the header.'
+        )
+    if extent.min() > WIDEST_HEAD_MM:
+        raise InputError(
+            f'the field of view is {by(extent)} mm; no side of it is under {WIDEST_HEAD_MM:.0f} mm '
+            'as for a head. Check the voxel size in the header.'
+        )
+    centre = nib.affines.apply_affine(affine, np.asarray(image.shape[:3]) / 2)
+    if np.abs(centre).max() > FARTHEST_MM:
+        raise InputError(
+            f'the header puts the image {np.abs(centre).max() / 1000:.0f} m away from the origin, '
+            'so its orientation (qform, sform) is broken. Convert the image anew from DICOM.'
+        )

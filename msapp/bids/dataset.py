@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from msapp import __version__
+from msapp.bids.checks import printable
 from msapp.errors import UsageError
 from msapp.files import write_atomic
 
@@ -40,8 +41,9 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
     path = output_dir / DESCRIPTION
     # Only a description that can be read tells whose output it is.
     if known := _read_json(path):
-        generators = known.get('GeneratedBy') or [{}]
-        if not any(item.get('Name') == 'msapp' for item in generators if isinstance(item, dict)):
+        generators = known.get('GeneratedBy')
+        items = generators if isinstance(generators, list) else []
+        if not any(item.get('Name') == 'msapp' for item in items if isinstance(item, dict)):
             raise UsageError(
                 f'{output_dir}: holds the output of another program (see {DESCRIPTION}). '
                 'Choose an empty folder.'
@@ -55,10 +57,10 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
         generated['Container'] = {'Type': 'docker', 'Tag': os.environ['MSAPP_CONTAINER']}
     source = _read_json(bids_dir / DESCRIPTION)
     description = {
-        'Name': f'msapp: {source.get("Name", "multiple sclerosis MRI")}',
+        'Name': f'msapp: {_text(source, "Name", "multiple sclerosis MRI")}',
         'BIDSVersion': BIDS_VERSION,
         'DatasetType': 'derivative',
-        'License': source.get('License', 'unknown'),
+        'License': _text(source, 'License', 'unknown'),
         'GeneratedBy': [generated],
         'DatasetLinks': {'raw': bids_dir.resolve().as_uri()},
         'SourceDatasets': [{'URL': bids_dir.resolve().as_uri()}],
@@ -71,10 +73,16 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; one that is missing or broken is empty."""
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError):
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _text(content: dict[str, Any], key: str, default: str) -> str:
+    """Return a value that must be text and that UTF-8 can hold, else the default."""
+    value = content.get(key)
+    return printable(value) if isinstance(value, str) and value.strip() else default
 
 
 def validate(bids_dir: Path) -> str | None:
@@ -95,6 +103,7 @@ def validate(bids_dir: Path) -> str | None:
             [program, str(bids_dir), '--ignoreWarnings'],
             capture_output=True,
             text=True,
+            errors='replace',
             timeout=300,
             check=False,
             env={**os.environ, 'NO_COLOR': '1'},

@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
-import pandas as pd
 
-from msapp.bids.checks import check_image, check_label
+from msapp.bids.checks import check_image, check_label, printable
+from msapp.bids.files import (
+    EXTENSIONS,
+    ImageFile,
+    list_images,
+    list_sessions,
+    misnamed_participants,
+    passes,
+    read_filters,
+)
+from msapp.bids.nifti import orientation_notes
+from msapp.bids.times import natural_key, read_times
 from msapp.errors import InputError, UsageError
 from msapp.imaging.geometry import spacing_mm, voxel_volume_mm3
 from msapp.settings import Settings
 
+__all__ = [
+    'CONTRASTS',
+    'Participant',
+    'Visit',
+    'find_given_masks',
+    'find_participants',
+    'interval_days',
+    'plan_participants',
+    'read_filters',
+    'read_times',
+    'sort_visits',
+]
+
 CONTRASTS = ('FLAIR', 'T1w', 'T2w', 'ceT1w')
-# Keys of --bids-filter-file, with and without the underscore that other apps use.
-FILTER_KEYS = {'flair': 'FLAIR', 't1w': 'T1w', 't2w': 'T2w', 'cet1w': 'ceT1w', 't1w_ce': 'ceT1w'}
+
+Filters = Mapping[str, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -102,17 +123,12 @@ def plan_participants(settings: Settings) -> list[Participant]:
     """
     labels = find_participants(settings)
     filters = read_filters(settings.bids_filter_file)
-    sound, refused = [], []
-    for label in labels:
-        try:
-            check_label(label)
-            sound.append(label)
-        except InputError as error:
-            refused.append(Participant(label, error=str(error)))
     _check_sessions_exist(settings, labels)
-    layout = open_layout(settings, sound) if sound else None
-    planned = [_plan_safely(layout, label, settings, filters) for label in sound]
-    return sorted([*planned, *refused], key=lambda participant: participant.label)
+    planned = [_plan_safely(label, settings, filters) for label in labels]
+    if not settings.participant_label:
+        misnamed = misnamed_participants(settings.bids_dir)
+        planned += [Participant(label, error=error) for label, error in misnamed.items()]
+    return sorted(planned, key=lambda participant: participant.label)
 
 
 def _check_sessions_exist(settings: Settings, labels: list[str]) -> None:
@@ -127,88 +143,60 @@ def _check_sessions_exist(settings: Settings, labels: list[str]) -> None:
         )
 
 
-def read_filters(path: Path | None) -> dict[str, dict[str, Any]]:
-    """Read ``--bids-filter-file``: contrast to the entities its image must have.
-
-    Raises
-    ------
-    UsageError
-        If the file is not JSON of that form.
-    """
-    if path is None:
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError) as error:
-        raise UsageError(f'{path}: cannot be read as JSON ({error}).') from error
-    filters = {}
-    for key, entities in content.items() if isinstance(content, dict) else [(str(content), 0)]:
-        if key.lower() not in FILTER_KEYS or not isinstance(entities, dict):
-            raise UsageError(
-                f'{path}: "{key}" is not a contrast with entities. An example: '
-                '{"flair": {"acquisition": "3D"}, "t1w": {"run": 2}}; '
-                f'contrasts are {", ".join(sorted(FILTER_KEYS))}.'
-            )
-        filters[FILTER_KEYS[key.lower()]] = entities
-    return filters
-
-
-def open_layout(settings: Settings, labels: Iterable[str]) -> Any:
-    """Index the participants' images with pybids, without reading every JSON file."""
-    from bids import BIDSLayout
-    from bids.layout import BIDSLayoutIndexer
-
-    wanted = '|'.join(re.escape(label) for label in labels)
-    skip = [
-        re.compile(r'/(?:derivatives|code|sourcedata|models|\.[^/]+)(?:/|$)'),
-        re.compile(rf'/(?=sub-)(?!(?:{wanted})(?:/|_|$))'),
-        re.compile(r'/(?:func|dwi|fmap|meg|eeg|ieeg|pet|perf|beh|micr|motion|nirs)(?:/|$)'),
-    ]
-    if settings.bids_database_dir is not None:
-        skip = [skip[0], skip[2]]
-    indexer = BIDSLayoutIndexer(validate=False, index_metadata=False, ignore=skip)
-    return BIDSLayout(
-        settings.bids_dir,
-        validate=False,
-        indexer=indexer,
-        database_path=settings.bids_database_dir,
-    )
-
-
-def _plan_safely(
-    layout: Any, label: str, settings: Settings, filters: dict[str, dict[str, Any]]
-) -> Participant:
+def _plan_safely(label: str, settings: Settings, filters: Filters) -> Participant:
     """Plan one participant; an input error becomes its ``error``."""
     try:
-        return _plan(layout, label, settings, filters)
+        check_label(label)
+        return _plan(label, settings, filters)
     except InputError as error:
-        return Participant(label, error=str(error))
+        return Participant(printable(label), error=str(error))
 
 
-def _plan(
-    layout: Any, label: str, settings: Settings, filters: dict[str, dict[str, Any]]
-) -> Participant:
+def _plan(label: str, settings: Settings, filters: Filters) -> Participant:
     """Collect the visits of one participant in order of time."""
-    subject = label.removeprefix('sub-')
-    found: list[str] = layout.get_sessions(subject=subject)
+    found, left_out = list_sessions(settings.bids_dir / label)
     sessions: list[str | None] = [*sorted(found, key=natural_key)] or [None]
+    if found and not settings.session_label:
+        left_out += _outside_sessions(settings.bids_dir, label)
     if settings.session_label:
-        wanted = {name.removeprefix('ses-') for name in settings.session_label}
+        wanted = {f'ses-{name.removeprefix("ses-")}' for name in settings.session_label}
         sessions = [session for session in sessions if session in wanted]
     times = read_times(settings.bids_dir, label)
     visits: list[Visit] = []
-    left_out: list[str] = []
     for session in sessions:
-        visit = _find_visit(layout, subject, session, filters, times)
+        visit = _find_visit(settings.bids_dir, label, session, filters, times)
         if 'FLAIR' in visit.images or 'T1w' in visit.images:
             visits.append(visit)
         else:
             present = ', '.join(visit.images) or 'nothing'
             left_out.append(f'{visit.name}: neither FLAIR nor T1w found (found: {present}).')
+            left_out += visit.left_out
     if not visits:
         reasons = ' '.join(left_out) or 'no visit found.'
         raise InputError(f'{label}: {reasons} A FLAIR or a T1w image is needed.')
-    return Participant(label, tuple(sort_visits(visits)), tuple(left_out))
+    return Participant(label, tuple(sort_visits(visits)), (*left_out, *_missing_times(visits)))
+
+
+def _outside_sessions(bids_dir: Path, label: str) -> list[str]:
+    """Name the images that lie in no session's folder beside those that do."""
+    images, left_out = list_images(bids_dir, label, None)
+    return left_out + [
+        f'{image.path.name}: not used, for {label} has sessions and this lies in none. Move it to '
+        "a session's folder."
+        for image in images
+        if image.entities.get('suffix') in CONTRASTS
+    ]
+
+
+def _missing_times(visits: list[Visit]) -> list[str]:
+    """Say why visits of which some have a time are sorted by their labels all the same."""
+    without = [visit.name for visit in visits if not visit.acq_time]
+    if not without or len(without) == len(visits):
+        return []
+    return [
+        f'The visits are sorted by their labels: {", ".join(without)} has no acq_time in '
+        'sessions.tsv or scans.tsv that can be read, as 2020-01-31T12:00:00.'
+    ]
 
 
 def sort_visits(visits: list[Visit]) -> list[Visit]:
@@ -219,18 +207,6 @@ def sort_visits(visits: list[Visit]) -> list[Visit]:
     return sorted(visits, key=lambda visit: natural_key(visit.session or ''))
 
 
-def natural_key(label: str) -> list[tuple[int, str]]:
-    """Return a sort key by which ``M6`` comes before ``M12``.
-
-    Examples
-    --------
-    >>> sorted(['ses-M12', 'ses-M6', 'ses-BL'], key=natural_key)
-    ['ses-BL', 'ses-M6', 'ses-M12']
-    """
-    parts = re.findall(r'\d+|\D+', label)
-    return [(int(part), '') if part.isdigit() else (0, part) for part in parts]
-
-
 def interval_days(previous: Visit, current: Visit) -> float | None:
     """Return the time between two visits, days; None where one has no time."""
     if not (previous.acq_time and current.acq_time):
@@ -239,63 +215,26 @@ def interval_days(previous: Visit, current: Visit) -> float | None:
     return gap.total_seconds() / 86400
 
 
-def read_times(bids_dir: Path, label: str) -> dict[str | None, str]:
-    """Read acquisition times by session from ``sessions.tsv``; unreadable ones are left out.
-
-    Without sessions, or where ``sessions.tsv`` says nothing, the first time in ``scans.tsv``
-    counts.
-    """
-    times: dict[str | None, str] = {}
-    folder = bids_dir / label
-    for path in (folder / f'{label}_scans.tsv', *folder.glob('ses-*/*_scans.tsv')):
-        session = path.parent.name if path.parent != folder else None
-        for row in _rows(path):
-            if _is_time(row.get('acq_time')):
-                times.setdefault(session, str(row['acq_time']))
-    for row in _rows(folder / f'{label}_sessions.tsv'):
-        if _is_time(row.get('acq_time')):
-            times[str(row.get('session_id'))] = str(row['acq_time'])
-    return times
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Read a TSV file as text; one that is missing or broken has no rows."""
-    try:
-        table = pd.read_csv(path, sep='\t', dtype=str, keep_default_na=False)
-    except (OSError, ValueError):
-        return []
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict('records')]
-
-
-def _is_time(value: object) -> bool:
-    """Tell whether a value is an ISO 8601 time without a zone that Python can compare."""
-    try:
-        return datetime.fromisoformat(str(value)).tzinfo is None
-    except ValueError:
-        return False
-
-
 def _find_visit(
-    layout: Any,
-    subject: str,
+    bids_dir: Path,
+    label: str,
     session: str | None,
-    filters: dict[str, dict[str, Any]],
-    times: dict[str | None, str],
+    filters: Filters,
+    times: Mapping[str | None, str],
 ) -> Visit:
     """Choose one checked image of each contrast of a visit."""
-    name = f'ses-{session}' if session else None
     images: dict[str, Path] = {}
-    left_out: list[str] = []
+    files, left_out = list_images(bids_dir, label, session)
     for contrast in CONTRASTS:
-        paths = _candidates(layout, subject, session, contrast, filters.get(contrast, {}))
+        paths = _candidates(files, contrast, filters.get(contrast, {}))
         if not paths:
             if contrast in filters:
                 left_out.append(f'{contrast}: no image passes the filter {filters[contrast]}.')
             continue
-        where = f'sub-{subject} {name + " " if name else ""}{contrast}'
+        where = ' '.join(filter(None, (label, session, contrast)))
         images[contrast], others = _finest(paths, where)
         left_out += others
-    return Visit(name, images, tuple(left_out), times.get(name))
+    return Visit(session, images, tuple(left_out), times.get(session))
 
 
 def _finest(paths: list[Path], where: str) -> tuple[Path, list[str]]:
@@ -320,33 +259,23 @@ def _finest(paths: list[Path], where: str) -> tuple[Path, list[str]]:
         'Choose with --bids-filter-file.'
         for path in others
     ]
+    sentences += [f'{chosen.name}: {note}' for note in orientation_notes(chosen)]
     return chosen, sentences + [str(problem) for problem in problems]
 
 
 def _candidates(
-    layout: Any, subject: str, session: str | None, contrast: str, filters: dict[str, Any]
+    files: Iterable[ImageFile], contrast: str, filters: Mapping[str, Any]
 ) -> list[Path]:
     """Return the files of a contrast; a T1w with a contrast agent is ``ceT1w``."""
-    entities: dict[str, Any] = {
-        'subject': subject,
-        'datatype': 'anat',
-        'suffix': 'T1w' if contrast == 'ceT1w' else contrast,
-        'extension': ['.nii', '.nii.gz'],
-    }
-    if session is not None:
-        entities['session'] = session
-    try:
-        files = layout.get(**entities | filters)
-    except ValueError as error:
-        raise UsageError(
-            f'--bids-filter-file: {" ".join(str(error).split())} Entities have their long names: '
-            'acquisition, run, reconstruction, ...'
-        ) from error
+    suffix = 'T1w' if contrast == 'ceT1w' else contrast
+    # A filter may ask for another suffix.
+    wanted = {'suffix': suffix, 'extension': list(EXTENSIONS), **filters}
     with_agent = contrast == 'ceT1w'
     return [
-        Path(file.path)
+        file.path
         for file in files
-        if contrast in ('FLAIR', 'T2w') or ('ceagent' in file.get_entities()) is with_agent
+        if passes(file.entities, wanted)
+        and (contrast in ('FLAIR', 'T2w') or ('ceagent' in file.entities) is with_agent)
     ]
 
 

@@ -1,0 +1,85 @@
+"""When visits took place, from tables that may be missing, broken or written by a spreadsheet."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from msapp.bids.files import list_folder
+
+UTF16_STARTS = (b'\xff\xfe', b'\xfe\xff')
+
+
+def read_times(bids_dir: Path, label: str) -> dict[str | None, str]:
+    """Read acquisition times by session from ``sessions.tsv``; unreadable ones are left out.
+
+    Without sessions, or where ``sessions.tsv`` says nothing, the first time in ``scans.tsv``
+    counts.
+    """
+    times: dict[str | None, str] = {}
+    folder = bids_dir / label
+    sessions = [path for path in list_folder(folder) if path.name.startswith('ses-')]
+    for place in (folder, *sessions):
+        session = place.name if place != folder else None
+        for path in list_folder(place):
+            if path.name.endswith('_scans.tsv'):
+                for row in read_rows(path):
+                    if is_time(row.get('acq_time')):
+                        times.setdefault(session, row['acq_time'])
+    for row in read_rows(folder / f'{label}_sessions.tsv'):
+        if is_time(row.get('acq_time')):
+            session = row.get('session_id', '').removeprefix('ses-')
+            times[f'ses-{session}'] = row['acq_time']
+    return times
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read a TSV file as text, by column; one that is missing or broken has no rows.
+
+    UTF-8 with and without a byte-order mark and UTF-16 are told apart; anything else is read as
+    Latin-1, in which the letters, digits and tabs of a label or a time are what they are in ASCII.
+    """
+    try:
+        if not path.is_file():
+            return []
+        content = path.read_bytes()
+        encoding = 'utf-16' if content.startswith(UTF16_STARTS) else 'utf-8-sig'
+        try:
+            text = content.decode(encoding)
+        except UnicodeDecodeError:
+            text = content.decode('latin-1')
+        # With an index, a tab at the end of each row would move every cell by a column.
+        table: Any = pd.read_csv(
+            io.StringIO(text), sep='\t', dtype=str, keep_default_na=False, index_col=False
+        )
+    except (OSError, ValueError):
+        return []
+    return [
+        {str(key).strip(): str(value).strip() for key, value in row.items()}
+        for row in table.to_dict('records')
+    ]
+
+
+def is_time(value: object) -> bool:
+    """Tell whether a value is an ISO 8601 time without a zone that Python can compare."""
+    try:
+        return datetime.fromisoformat(str(value)).tzinfo is None
+    except ValueError:
+        return False
+
+
+def natural_key(label: str) -> list[tuple[int, str]]:
+    """Return a sort key by which ``M6`` comes before ``M12``.
+
+    Examples
+    --------
+    >>> sorted(['ses-M12', 'ses-M6', 'ses-BL'], key=natural_key)
+    ['ses-BL', 'ses-M6', 'ses-M12']
+    """
+    parts = re.findall(r'[0-9]+|[^0-9]+', label)
+    return [(int(part), '') if part[0] in '0123456789' else (0, part) for part in parts]
