@@ -1,0 +1,92 @@
+"""``msapp-train``: train a network from a recipe."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from msapp import __version__
+from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError
+
+EPILOG = """\
+Training may be stopped at any time; the same command goes on from the last checkpoint.
+
+To go on from a model of msapp with your own patients, copy the recipe, list your images and manual
+masks as [[data.real]], set data.synthetic_share below 1, and give --from lesions.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``msapp-train``; return the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return run(arguments)
+    except MsappError as error:
+        sys.stderr.write(f'msapp-train: error: {error}\n')
+        return error.exit_code
+    except KeyboardInterrupt:
+        sys.stderr.write('msapp-train: interrupted. Run the same command again to go on.\n')
+        return 130
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train as asked and print where the model is."""
+    try:
+        from msapp.training.fit import train
+    except ImportError as error:
+        raise MissingDependencyError(
+            f'{error.name} is not installed; training needs the extra of msapp: '
+            "pip install 'msapp[training]'."
+        ) from error
+    from msapp.inference.device import choose_gpus
+    from msapp.training.recipe import load_recipe
+
+    changes = {'steps': arguments.steps} if arguments.steps else {}
+    recipe = load_recipe(arguments.recipe, changes)
+    device = 'cuda' if choose_gpus(arguments.device, None) else 'cpu'
+    folder = train(
+        recipe,
+        data=arguments.data.absolute(),
+        out=arguments.output_dir.absolute(),
+        device=device,
+        workers=arguments.workers,
+        threads=arguments.threads,
+        fold=arguments.fold,
+        start_from=arguments.start_from,
+        seed=arguments.random_seed,
+        max_minutes=arguments.max_minutes,
+    )
+    sys.stdout.write(f'Model: {folder}\n')
+    return EXIT_DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='msapp-train',
+        description='Train a network of msapp from a recipe.',
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument('recipe', help='anatomy, lesions, or a TOML file')
+    parser.add_argument('output_dir', type=Path, help='checkpoints, log, pictures and the model')
+    parser.add_argument(
+        '--data', type=Path, required=True, help="folder that the recipe's paths start from"
+    )
+    parser.add_argument('--device', choices=('auto', 'cpu', 'cuda'), default='auto')
+    parser.add_argument('--steps', type=int, help="in place of the recipe's number of steps")
+    parser.add_argument('--max-minutes', type=float, help='stop and export after so many minutes')
+    parser.add_argument('--fold', help="leave out the real cases of this fold of the recipe's")
+    parser.add_argument(
+        '--from', dest='start_from', metavar='MODEL', help='start from the weights of this model'
+    )
+    parser.add_argument('--workers', type=int, default=1, help='processes that draw heads (1)')
+    parser.add_argument('--threads', type=int, help="CPU threads of the network (torch's choice)")
+    parser.add_argument('--random-seed', type=int, default=0)
+    parser.add_argument('--version', action='version', version=f'msapp {__version__}')
+    return parser
+
+
+if __name__ == '__main__':
+    sys.exit(main())

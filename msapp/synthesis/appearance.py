@@ -1,0 +1,272 @@
+"""How tissues and lesions look: signals, texture, hard negatives, and what of a head is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from msapp.synthesis import warp
+from msapp.synthesis.contrast import CONTRASTS
+from msapp.synthesis.heads import NAMES, TISSUES, ZONES
+
+# Share of a lesion that shows in each tissue: most lie in white matter; some reach into grey.
+_LESION_TISSUES: Mapping[str, float] = {
+    'white_matter': 1.0, 'brain_stem': 1.0, 'cerebellum_white': 1.0, 'cortex': 0.6,
+    'thalamus': 0.7, 'caudate': 0.3, 'putamen': 0.3, 'pallidum': 0.3, 'hippocampus': 0.2,
+    'ventral_diencephalon': 0.6, 'cerebellum_cortex': 0.3,
+}  # fmt: skip
+FLAIR = 'FLAIR'
+
+
+@dataclass(frozen=True)
+class LesionSettings:
+    """Ranges of how lesions look, relative to white matter.
+
+    Attributes
+    ----------
+    flair, t2w : tuple of float
+        How much brighter they are.
+    t1w : tuple of float
+        How much darker: 0 is iso-intense, 0.6 a black hole.
+    dirty : float
+        Largest brightness of dirty-appearing white matter around them, as a share of theirs.
+    """
+
+    flair: tuple[float, float] = (0.25, 1.3)
+    t2w: tuple[float, float] = (0.3, 1.5)
+    t1w: tuple[float, float] = (0.0, 0.6)
+    dirty: float = 0.35
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What all channels of one head share.
+
+    Attributes
+    ----------
+    tissues, zones : (I, J, K) tensor of uint8
+    lesions : (I, J, K) tensor of float32
+        Share of lesion.
+    halo : (I, J, K) tensor of float32
+        Dirty-appearing white matter around lesions, 0 to 1.
+    rim : (I, J, K) tensor of float32
+        White matter along the ventricles, where FLAIR is bright in healthy people.
+    fold : (I, J, K) tensor of float32
+        Smooth variation along the cortex (bright insula and cingulum, cortical inflow).
+    strength : (I, J, K) tensor of float32
+        Variation of lesions' brightness from place to place, about 1.
+    """
+
+    tissues: torch.Tensor
+    zones: torch.Tensor
+    lesions: torch.Tensor
+    halo: torch.Tensor
+    rim: torch.Tensor
+    fold: torch.Tensor
+    strength: torch.Tensor
+    spacing_mm: float
+
+
+def may_hold_lesions(tissues: torch.Tensor) -> torch.Tensor:
+    """Return where lesions may be painted.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+        1 in white matter and brain stem, less in grey matter, 0 elsewhere.
+    """
+    table = torch.tensor([_LESION_TISSUES.get(name, 0.0) for name in NAMES])
+    return table.to(tissues.device)[tissues.long()]
+
+
+def draw_scene(
+    tissues: torch.Tensor,
+    zones: torch.Tensor,
+    lesions: torch.Tensor,
+    spacing_mm: float,
+    rng: np.random.Generator,
+) -> Scene:
+    """Draw what all channels share."""
+    shape, device = tuple(tissues.shape), tissues.device
+    white = (zones == ZONES.index('white_matter')).float()
+    halo = torch.zeros_like(lesions)
+    if lesions.any():
+        halo = (warp.blur(lesions, rng.uniform(1.5, 4.0) / spacing_mm) * 2).clamp(max=1) * white
+    wet = (zones == ZONES.index('ventricles')).float()
+    rim = (warp.blur(wet, rng.uniform(1.0, 2.0) / spacing_mm) * 2).clamp(max=1) * white
+    points = warp.control_points(shape, spacing_mm, 25)
+    fold = warp.smooth_noise(shape, points, rng, device)[0]
+    points = warp.control_points(shape, spacing_mm, 12)
+    vary = warp.smooth_noise(shape, points, rng, device)[0]
+    strength = (1 + rng.uniform(0.1, 0.4) * vary).clamp(0.3, 1.8)
+    return Scene(tissues, zones, lesions, halo, rim, fold, strength, spacing_mm)
+
+
+def family_signals(family: str, rng: np.random.Generator) -> np.ndarray:
+    """Draw the signals of a contrast family, widely; white matter is 1.
+
+    Returns
+    -------
+    (T,) ndarray of float32
+        One a tissue of `heads.NAMES`.
+    """
+    table = CONTRASTS[family]
+    white = table['white_matter']
+    # Every material differs from white matter by more or less than in the table.
+    stretch = rng.uniform(0.4, 1.6)
+    drawn = {
+        material: white + (signal - white) * stretch * rng.uniform(0.7, 1.3)
+        for material, signal in table.items()
+    }
+    signals = np.zeros(len(TISSUES), np.float32)
+    for index, (zone, material, _) in enumerate(TISSUES.values()):
+        if not material:
+            continue
+        signals[index] = drawn[material] / white * rng.normal(1, 0.03)
+        outside = zone == 'background' and material != 'csf'
+        if outside and rng.random() < 0.4:
+            signals[index] = rng.uniform(0, 2.5)
+    signals[NAMES.index('white_matter')] = 1.0
+    if rng.random() < 0.3:
+        signals[NAMES.index('choroid')] = rng.uniform(0.5, 1.8) if family == FLAIR else 0.6
+    return np.clip(signals, 0, 4)
+
+
+def random_signals(rng: np.random.Generator) -> np.ndarray:
+    """Draw signals that follow no family; white matter is 1.
+
+    Returns
+    -------
+    (T,) ndarray of float32
+    """
+    shared = {material: rng.uniform(0.02, 1.0) for _, material, _ in TISSUES.values()}
+    signals = np.array(
+        [shared[material] * rng.normal(1, 0.05) for _, material, _ in TISSUES.values()], np.float32
+    )
+    signals[0] = 0 if rng.random() < 0.9 else rng.uniform(0, 0.3)
+    return np.clip(signals / signals[NAMES.index('white_matter')], 0, 4)
+
+
+def paint(
+    scene: Scene,
+    signals: np.ndarray,
+    family: str,
+    settings: LesionSettings,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Give every voxel its signal.
+
+    Parameters
+    ----------
+    signals : (T,) ndarray
+        One a tissue; white matter is 1.
+    family : str
+        Decides how lesions and hard negatives look.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+        Without blur, shading and noise.
+    """
+    device = scene.tissues.device
+    image = torch.from_numpy(signals).to(device)[scene.tissues.long()]
+    spread = torch.from_numpy((rng.uniform(0.01, 0.06, len(signals)) * signals).astype(np.float32))
+    texture = warp.blur(warp.noise_like(tuple(image.shape), rng, device), 0.7)
+    image = image + spread.to(device)[scene.tissues.long()] * texture * 3
+    cortex = (scene.zones == ZONES.index('cortex')).float()
+    image = image * (1 + cortex * rng.uniform(0, 0.12) * scene.fold)
+    if family == FLAIR:
+        image = image + rng.uniform(0, 0.4) * scene.rim * scene.rim
+        image = _add_flow(image, scene, rng)
+    change = _lesion_change(family, signals, settings, rng)
+    dirty = rng.uniform(0, settings.dirty)
+    share = torch.maximum(_soften(scene, rng), dirty * scene.halo)
+    # A lesion takes the place of what was there: in all tissues it is as bright.
+    target = (1 + change * scene.strength).clamp(min=0.05)
+    return (image + share * (target - image)).clamp(min=0)
+
+
+def _soften(scene: Scene, rng: np.random.Generator) -> torch.Tensor:
+    return warp.blur(scene.lesions, rng.uniform(0.2, 0.8) / scene.spacing_mm)
+
+
+def _lesion_change(
+    family: str, signals: np.ndarray, settings: LesionSettings, rng: np.random.Generator
+) -> float:
+    if family == FLAIR:
+        return float(rng.uniform(*settings.flair))
+    if family == 'T2w':
+        return float(rng.uniform(*settings.t2w))
+    if family in CONTRASTS:
+        return -float(rng.uniform(*settings.t1w))
+    return float(rng.uniform(-0.6, 1.2))
+
+
+def _add_flow(image: torch.Tensor, scene: Scene, rng: np.random.Generator) -> torch.Tensor:
+    """Let moving fluid shine in some places, as unsuppressed CSF does in FLAIR."""
+    if rng.random() < 0.5:
+        return image
+    fluid = (scene.zones == ZONES.index('ventricles')) | (scene.zones == ZONES.index('csf'))
+    points = warp.control_points(image.shape, scene.spacing_mm, 15)
+    field = warp.smooth_noise(tuple(image.shape), points, rng, image.device)[0]
+    return image + fluid.float() * (field - 0.8).clamp(min=0) * rng.uniform(0.2, 1.0)
+
+
+def draw_stripping(
+    zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator
+) -> torch.Tensor:
+    """Draw the mask of a skull stripping that is a little too tight or too wide in places.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32, 0 or 1
+    """
+    inside = warp.blur((zones > 0).float(), 2.0 / spacing_mm)
+    points = warp.control_points(zones.shape, spacing_mm, 30)
+    wobble = warp.smooth_noise(tuple(zones.shape), points, rng, zones.device)[0]
+    level = np.clip(0.5 + rng.normal(0, 0.12), 0.2, 0.75)
+    return (inside > (level + 0.08 * wobble).clamp(0.1, 0.85)).float()
+
+
+def draw_cuts(
+    zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator
+) -> torch.Tensor | None:
+    """Draw what a short field of view or defacing leaves; None is everything.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32, 0 or 1, or None
+    """
+    shown = None
+    if rng.random() < 0.3:
+        shown = torch.ones(zones.shape, device=zones.device)
+        # Along z at either end, through the head or a little of the brain.
+        brain = torch.nonzero((zones > 0).any(dim=0).any(dim=0)).flatten()
+        if len(brain):
+            low, high = int(brain[0]), int(brain[-1])
+            slack = round(25 / spacing_mm)
+            if rng.random() < 0.7:
+                shown[..., : max(0, low - int(rng.integers(-slack // 2, slack + 1)))] = 0
+            if rng.random() < 0.5:
+                shown[..., high + 1 + int(rng.integers(-slack // 5, slack + 1)) :] = 0
+    if rng.random() < 0.4:
+        cut = _deface(zones, spacing_mm, rng)
+        shown = cut if shown is None else shown * cut
+    return shown
+
+
+def _deface(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
+    """Cut the face off by a plane in front of and below the brain."""
+    brain = torch.nonzero(zones > 0).float()
+    if not len(brain):
+        return torch.ones(zones.shape, device=zones.device)
+    angle = np.deg2rad(rng.uniform(25, 65))
+    # The plane's normal points forward and down.
+    normal = torch.tensor([0.0, np.cos(angle), -np.sin(angle)], device=zones.device).float()
+    furthest = (brain @ normal).max() + rng.uniform(0, 15) / spacing_mm
+    axes = [torch.arange(n, device=zones.device).float() for n in zones.shape]
+    height = axes[1][:, None] * normal[1] + axes[2][None, :] * normal[2]
+    return (height < furthest).float()[None].expand(*zones.shape)

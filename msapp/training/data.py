@@ -1,0 +1,218 @@
+"""What a network is fed: drawn heads, and patches of real patients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import nibabel as nib
+import numpy as np
+import torch
+import torchio as tio
+from torch.utils.data import IterableDataset
+
+from msapp.errors import InputError, UsageError
+from msapp.imaging.brain import extract_brain
+from msapp.imaging.geometry import resample
+from msapp.imaging.intensity import normalize
+from msapp.inference.normalise import HEAD, clip_white_matter, scale_head
+from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
+from msapp.synthesis.heads import Head, prepare_heads
+from msapp.synthesis.lesion_bank import LesionBank
+from msapp.training.recipe import RealCase, Recipe
+
+# White matter's mode is known exactly for a drawn head only; for a patient it is estimated.
+SCALE_ERROR = 0.08
+CERTAIN_WHITE_MATTER = 0.9
+LESION_SHARE = 0.5
+# A patch of a patient is centred on a lesion this often.
+LESION_WEIGHT = 0.7
+
+Item = dict[str, torch.Tensor]
+
+
+def make_settings(recipe: Recipe) -> GeneratorSettings:
+    """Return the generator's settings that a recipe gives.
+
+    Raises
+    ------
+    UsageError
+        If a field is unknown.
+    """
+    given = {
+        'shape': recipe.window,
+        'spacing_mm': recipe.spacing_mm,
+        'channels': [channel.name for channel in recipe.channels],
+        **recipe.generator,
+    }
+    settings: GeneratorSettings = _fill(GeneratorSettings, given, 'generator')
+    return settings
+
+
+def _fill(kind: type, values: dict[str, Any], where: str) -> Any:
+    """Make a dataclass of a table, and of the tables in it."""
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(values.keys() - known):
+        raise UsageError(
+            f'{where}: unknown {", ".join(unknown)}. There are {", ".join(sorted(known))}.'
+        )
+    hints = get_type_hints(kind)
+    filled = {}
+    for name, value in values.items():
+        if is_dataclass(hints[name]) and isinstance(value, dict):
+            value = _fill(hints[name], value, f'{where}.{name}')
+        elif isinstance(value, list):
+            value = tuple(tuple(item) if isinstance(item, list) else item for item in value)
+        filled[name] = value
+    return kind(**filled)
+
+
+def read_heads(recipe: Recipe, data: Path, cache: Path) -> tuple[list[Head], list[Head]]:
+    """Return the heads to train on, and those that are held out."""
+    paths = prepare_heads(data / recipe.data.heads, cache / 'heads')
+    heads = [Head.load(path) for path in paths]
+    out = set(recipe.data.held_out_heads)
+    if missing := out - {head.name for head in heads}:
+        raise InputError(f'{data / recipe.data.heads}: no {", ".join(sorted(missing))}.')
+    return [h for h in heads if h.name not in out], [h for h in heads if h.name in out]
+
+
+def read_bank(recipe: Recipe, data: Path) -> LesionBank | None:
+    """Return the lesions to paint, or None."""
+    if recipe.data.lesion_priors is None:
+        return None
+    folder = data / recipe.data.lesion_priors
+    return LesionBank.read(folder, leave_out=recipe.data.held_out_priors)
+
+
+def read_case(case: RealCase, recipe: Recipe, data: Path, cache: Path) -> tio.Subject:
+    """Read a real patient; images are scaled to white matter's mode once and kept.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, or the grids differ.
+    """
+    paths = {name: data / path for name, path in case.images.items()}
+    mask = nib.as_closest_canonical(_load(data / case.lesions))
+    images: dict[str, tio.Image] = {}
+    for channel in recipe.channels:
+        if channel.name not in paths:
+            continue
+        kept = cache / 'cases' / f'{case.name}_{channel.name}.nii.gz'
+        if not kept.exists():
+            image = nib.as_closest_canonical(_load(paths[channel.name]))
+            white = extract_brain(image).white_matter
+            certain = resample(white, image)
+            scaled = normalize(
+                np.asanyarray(image.dataobj, np.float32), certain > CERTAIN_WHITE_MATTER
+            )
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(scaled, image.affine), kept)
+        images[channel.name] = tio.ScalarImage(kept)
+        if images[channel.name].spatial_shape != mask.shape:
+            raise InputError(f'{paths[channel.name]}: another grid than {data / case.lesions}.')
+    lesions = np.asanyarray(mask.dataobj) > 0
+    tensor = torch.from_numpy(lesions[None].astype(np.float32))
+    # The header of the mask may be off by part of a voxel; the images' counts.
+    affine = next(iter(images.values())).affine
+    images['lesions'] = tio.LabelMap(tensor=tensor, affine=affine)
+    return tio.Subject(images, name=case.name)
+
+
+def _load(path: Path) -> nib.Nifti1Image:
+    try:
+        image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
+    except (OSError, nib.filebasedimages.ImageFileError) as error:
+        raise InputError(f'{path}: cannot be read ({error}).') from error
+    return image
+
+
+def case_transform() -> tio.Transform:
+    """Return what is varied in a real patient's patch."""
+    return tio.Compose(
+        [
+            tio.RandomFlip(axes=(0,), p=0.5),
+            tio.RandomAffine(scales=0.1, degrees=10, p=0.5),
+            tio.RandomBiasField(coefficients=0.2, order=2, p=0.3),
+            tio.RandomNoise(std=(0, 0.05), p=0.3),
+            tio.RandomGamma(log_gamma=(-0.15, 0.15), p=0.3),
+            tio.RandomBlur(std=(0, 0.8), p=0.2),
+        ]
+    )
+
+
+class Cases:
+    """Patches of real patients, most about lesions, with one contrast missing at times."""
+
+    def __init__(self, subjects: Sequence[tio.Subject], recipe: Recipe) -> None:
+        """Hold the subjects."""
+        self._subjects = list(subjects)
+        self._channels = [channel.name for channel in recipe.channels]
+        self._missing = make_settings(recipe).missing
+        self._transform = case_transform()
+        weights = {0: 1 - LESION_WEIGHT, 1: LESION_WEIGHT}
+        self._sampler = tio.LabelSampler(recipe.window, 'lesions', weights)
+
+    def __len__(self) -> int:
+        """Return the number of patients."""
+        return len(self._subjects)
+
+    def draw(self, rng: np.random.Generator) -> Item:
+        """Draw one patch; torch's own generator is put back."""
+        subject = self._subjects[rng.integers(len(self._subjects))]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(rng.integers(2**31)))
+            patch = self._transform(next(self._sampler(subject, num_patches=1)))
+        there = [name for name in self._channels if name in patch]
+        kept = [name for name in there if rng.random() >= self._missing]
+        kept = kept or [there[rng.integers(len(there))]]
+        lesions = patch['lesions'].data
+        empty = torch.zeros_like(lesions)
+        images = [patch[name].data if name in kept else empty for name in self._channels]
+        return {
+            'image': clip_white_matter(torch.cat(images).float()),
+            'target': (lesions > LESION_SHARE).float(),
+        }
+
+
+class Drawn:
+    """Drawn heads, as a network is fed with them."""
+
+    def __init__(self, generator: HeadGenerator, recipe: Recipe) -> None:
+        """Hold the generator."""
+        self._generator = generator
+        self._recipe = recipe
+
+    def draw(self, rng: np.random.Generator) -> Item:
+        """Draw one sample."""
+        sample = self._generator.draw(rng)
+        if self._recipe.normalisation == HEAD:
+            image = torch.stack([scale_head(channel) for channel in sample.images])
+        else:
+            scales = torch.from_numpy(1 + rng.normal(0, SCALE_ERROR, len(sample.images)))
+            scaled = sample.images * scales.float().to(sample.images.device)[:, None, None, None]
+            image = clip_white_matter(scaled)
+        if self._recipe.task == 'anatomy':
+            target = sample.zones[None].long()
+        else:
+            target = (sample.lesions[None] > LESION_SHARE).float()
+        return {'image': image, 'target': target}
+
+
+class Mixture(IterableDataset):
+    """An endless stream of samples, synthetic and real in the recipe's share."""
+
+    def __init__(self, drawn: Drawn, cases: Cases | None, share: float, seed: int) -> None:
+        """Hold the sources; every worker process draws other samples."""
+        self._drawn, self._cases, self._share, self._seed = drawn, cases, share, seed
+
+    def __iter__(self) -> Iterator[Item]:
+        """Yield samples for ever."""
+        worker = torch.utils.data.get_worker_info()
+        rng = np.random.default_rng([self._seed, worker.id if worker else 0])
+        while True:
+            real = self._cases is not None and rng.random() >= self._share
+            yield self._cases.draw(rng) if real and self._cases else self._drawn.draw(rng)

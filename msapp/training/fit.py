@@ -1,0 +1,258 @@
+"""Training a network from a recipe: resumable, logged, exported as a model folder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from torch.utils.data import DataLoader, Dataset
+
+from msapp.errors import UsageError
+from msapp.files import atomic_path
+from msapp.models.registry import load_network, load_spec, save_model
+from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
+from msapp.synthesis.generator import HeadGenerator
+from msapp.synthesis.heads import Head
+from msapp.synthesis.lesion_bank import LesionBank
+from msapp.training.data import (
+    Cases,
+    Drawn,
+    Item,
+    Mixture,
+    make_settings,
+    read_bank,
+    read_case,
+    read_heads,
+)
+from msapp.training.module import Segmentation
+from msapp.training.pictures import ShowFeed, draw_curves
+from msapp.training.recipe import Recipe
+
+VALIDATION_SEED = 20240
+CHECKPOINT = 'last.ckpt'
+SECONDS_PER_MINUTE = 60
+
+
+class KeepCheckpoint(lightning.Callback):
+    """Write the state of the training every few minutes and at its end, in one step each time."""
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        """Write to this file."""
+        self._path = path
+        self._period_s = minutes * SECONDS_PER_MINUTE
+        self._written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Write if it is time to."""
+        if time.monotonic() - self._written >= self._period_s:
+            self._write(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+        """Write; this must come before the weights are replaced by their mean."""
+        self._write(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        with atomic_path(self._path) as temporary:
+            trainer.save_checkpoint(temporary)
+        self._written = time.monotonic()
+
+
+def train(
+    recipe: Recipe,
+    *,
+    data: Path,
+    out: Path,
+    device: str = 'cpu',
+    workers: int = 1,
+    threads: int | None = None,
+    fold: str | None = None,
+    start_from: str | None = None,
+    seed: int = 0,
+    max_minutes: float | None = None,
+) -> Path:
+    """Train, or go on with, a network, and export it.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    data : Path
+        Folder that the recipe's paths start from.
+    out : Path
+        Gets ``checkpoints``, ``log/from-STEP/metrics.csv``, ``curves.png``, ``feed.png`` and
+        ``model``. A checkpoint that is there is gone on from.
+    device : {'cpu', 'cuda'}
+        On a GPU heads are drawn there too, and arithmetic is bfloat16.
+    workers : int
+        Processes that draw heads, on the CPU.
+    threads : int, optional
+        Of the network, on the CPU.
+    fold : str, optional
+        Leave the real cases of this fold out.
+    start_from : str, optional
+        Model whose weights to start from.
+    seed : int
+    max_minutes : float, optional
+        Stop after so long; what has been learnt is kept and exported.
+
+    Returns
+    -------
+    Path
+        Folder of the exported model.
+    """
+    lightning.seed_everything(seed, verbose=False)
+    if threads:
+        torch.set_num_threads(threads)
+    trained_on, held_out = read_heads(recipe, data, out / 'cache')
+    bank = read_bank(recipe, data)
+    cases = _real_cases(recipe, data, out / 'cache', fold)
+    module = Segmentation(recipe)
+    if start_from:
+        module.network.load_state_dict(load_network(load_spec(start_from)).state_dict())
+    checkpoint = out / 'checkpoints' / CHECKPOINT
+    resumed = _step_of(checkpoint)
+    on_gpu = device == 'cuda'
+    feed = _feed(recipe, trained_on, bank, cases, device, seed + resumed)
+    batches = DataLoader(
+        feed,
+        batch_size=recipe.schedule.batch,
+        num_workers=0 if on_gpu else workers,
+        worker_init_fn=_one_thread,
+        persistent_workers=not on_gpu and workers > 0,
+    )
+    trainer = _trainer(recipe, out, device, max_minutes, resumed)
+    trainer.fit(
+        module,
+        train_dataloaders=batches,
+        val_dataloaders=DataLoader(_Drawings(recipe, held_out, bank), batch_size=1),
+        ckpt_path=checkpoint if resumed else None,
+    )
+    draw_curves(out / 'log', out / 'curves.png')
+    spec = describe_model(recipe, heads=len(trained_on), bank=bank, cases=cases)
+    # At the end of the training its network is given the running mean of the weights.
+    save_model(out / 'model', spec, module.network)
+    return out / 'model'
+
+
+def describe_model(
+    recipe: Recipe, *, heads: int, bank: LesionBank | None, cases: Cases | None
+) -> ModelSpec:
+    """Return the description of a model that a recipe makes; nothing is measured yet."""
+    used = [TrainingSet(name=f'label maps of heads ({recipe.data.heads})', n=heads)]
+    if bank:
+        used.append(TrainingSet(name='lesion masks of patients, painted', n=len(bank)))
+    if cases:
+        used.append(TrainingSet(name='real patients with manual masks', n=len(cases)))
+    return ModelSpec(
+        name=recipe.name,
+        version=recipe.version,
+        task=recipe.task,
+        channels=recipe.channels,
+        spacing_mm=(recipe.spacing_mm,) * 3,
+        normalisation=Named(name=recipe.normalisation),
+        architecture=recipe.architecture,
+        window=recipe.window,
+        overlap=recipe.overlap,
+        threshold=recipe.threshold,
+        classes=recipe.classes,
+        training=Training(
+            data=tuple(used), synthetic_only=cases is None, attribution=recipe.attribution
+        ),
+        licence=recipe.licence,
+        intended_use=recipe.intended_use,
+    )
+
+
+def _real_cases(recipe: Recipe, data: Path, cache: Path, fold: str | None) -> Cases | None:
+    if fold is not None and fold not in recipe.data.folds:
+        known = ', '.join(recipe.data.folds) or 'none'
+        raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
+    out = recipe.data.folds[fold] if fold else ()
+    chosen = [case for case in recipe.data.real if case.name not in out]
+    if not chosen or recipe.data.synthetic_share == 1:
+        return None
+    return Cases([read_case(case, recipe, data, cache) for case in chosen], recipe)
+
+
+def _feed(
+    recipe: Recipe,
+    heads: Sequence[Head],
+    bank: LesionBank | None,
+    cases: Cases | None,
+    device: str,
+    seed: int,
+) -> Mixture:
+    generator = HeadGenerator(heads, make_settings(recipe), bank=bank, device=device)
+    return Mixture(Drawn(generator, recipe), cases, recipe.data.synthetic_share, seed)
+
+
+class _Drawings(Dataset[Item]):
+    """Samples of heads that are held out, drawn once: the same at every validation."""
+
+    def __init__(self, recipe: Recipe, heads: Sequence[Head], bank: LesionBank | None) -> None:
+        if not heads:
+            raise UsageError('held_out_heads: the recipe holds no head out for validation.')
+        drawn = Drawn(HeadGenerator(heads, make_settings(recipe), bank=bank), recipe)
+        rng = np.random.default_rng(VALIDATION_SEED)
+        self._items = [drawn.draw(rng) for _ in range(recipe.schedule.validation_samples)]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Item:
+        return self._items[index]
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint, 0 without one."""
+    if not checkpoint.exists():
+        return 0
+    kept = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    return int(kept['global_step'])
+
+
+def _trainer(
+    recipe: Recipe, out: Path, device: str, max_minutes: float | None, resumed: int
+) -> lightning.Trainer:
+    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
+    schedule = recipe.schedule
+    return lightning.Trainer(
+        accelerator='gpu' if device == 'cuda' else 'cpu',
+        devices=1,
+        # Alone, also within a batch job.
+        plugins=[LightningEnvironment()],
+        precision='bf16-mixed' if device == 'cuda' else '32-true',
+        max_steps=schedule.steps,
+        max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
+        val_check_interval=schedule.validate_every,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        gradient_clip_val=1.0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+        # A logger empties the folder it is given.
+        logger=CSVLogger(
+            out, name='log', version=f'from-{resumed:06}', flush_logs_every_n_steps=10
+        ),
+        callbacks=[
+            KeepCheckpoint(out / 'checkpoints' / CHECKPOINT, schedule.checkpoint_minutes),
+            EMAWeightAveraging(decay=schedule.average),
+            LearningRateMonitor('step'),
+            ShowFeed(out / 'feed.png'),
+        ],
+    )

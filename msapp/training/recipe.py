@@ -1,0 +1,178 @@
+"""What ``msapp-train`` reads: a recipe says what a network is trained on, and how."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from msapp.errors import UsageError
+from msapp.models.spec import Channel, Named
+
+RECIPES = Path(__file__).parent / 'recipes'
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra='forbid')
+
+
+class RealCase(_Frozen):
+    """A real patient with a manual mask, a ``[[data.real]]`` table.
+
+    Attributes
+    ----------
+    name : str
+    images : dict of str to str
+        Channel to file, below the folder of the data.
+    lesions : str
+        Manual mask, on the same grid.
+    """
+
+    name: str
+    images: dict[str, str]
+    lesions: str
+
+
+class Data(_Frozen):
+    """The table ``[data]``; paths are below the folder given by ``--data``.
+
+    Attributes
+    ----------
+    heads : str
+        Folder of label maps of heads.
+    held_out_heads : tuple of str
+        Label maps never trained on, for validation.
+    lesion_priors : str or None
+        Folder of lesion masks; None paints no lesions.
+    held_out_priors : tuple of str
+        Patients whose lesion masks are never painted.
+    synthetic_share : float
+        Share of samples that are synthetic; the others come from ``real``.
+    real : tuple of RealCase
+    folds : dict of str to tuple of str
+        Name of a fold to the real cases that it holds out.
+    """
+
+    heads: str
+    held_out_heads: tuple[str, ...] = ()
+    lesion_priors: str | None = None
+    held_out_priors: tuple[str, ...] = ()
+    synthetic_share: float = Field(default=1.0, ge=0, le=1)
+    real: tuple[RealCase, ...] = ()
+    folds: dict[str, tuple[str, ...]] = {}
+
+
+class Schedule(_Frozen):
+    """The table ``[schedule]``.
+
+    Attributes
+    ----------
+    steps, batch : int
+    learning_rate : float
+        Highest; it rises over ``warm_up`` steps, then falls along a cosine.
+    warm_up : int
+    weight_decay : float
+    average : float
+        Decay of the running mean of the weights, which is what is kept.
+    validate_every : int
+        Steps.
+    validation_samples : int
+    checkpoint_minutes : float
+    """
+
+    steps: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-3, gt=0)
+    warm_up: int = Field(default=100, ge=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    average: float = Field(default=0.999, ge=0, lt=1)
+    validate_every: int = Field(default=250, ge=1)
+    validation_samples: int = Field(default=10, ge=1)
+    checkpoint_minutes: float = Field(default=3.0, gt=0)
+
+
+class Recipe(_Frozen):
+    """A whole recipe.
+
+    Attributes
+    ----------
+    name, version : str
+        Of the model.
+    task : str
+    channels : tuple of Channel
+    spacing_mm : float
+    normalisation : str
+        ``head`` or ``white_matter``; see `msapp.inference.normalise`.
+    window : tuple of int
+        Sides of the drawn images, and of the sliding window.
+    threshold : float or None
+    classes : tuple of str
+    architecture : Named
+    loss : Named
+        One of `msapp.training.losses.LOSSES`.
+    generator : dict
+        Fields of `msapp.synthesis.generator.GeneratorSettings`.
+    data : Data
+    schedule : Schedule
+    licence, intended_use, attribution : str
+    """
+
+    name: str
+    version: str
+    task: Literal['anatomy', 'lesions']
+    channels: tuple[Channel, ...]
+    spacing_mm: float = Field(gt=0)
+    normalisation: Literal['head', 'white_matter']
+    window: tuple[int, int, int]
+    overlap: float = 0.5
+    threshold: float | None = None
+    classes: tuple[str, ...] = ()
+    architecture: Named
+    loss: Named
+    generator: dict[str, Any] = {}
+    data: Data
+    schedule: Schedule
+    licence: str
+    intended_use: str
+    attribution: str = ''
+
+
+def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe.
+
+    Parameters
+    ----------
+    name_or_path : str
+        One of those in ``msapp/training/recipes``, or a TOML file.
+    changes : mapping, optional
+        Fields of ``schedule`` to be used instead.
+
+    Raises
+    ------
+    UsageError
+        If there is no such recipe, or it is not valid; the message names the field.
+    """
+    path = RECIPES / f'{name_or_path}.toml'
+    if not path.is_file():
+        path = Path(name_or_path)
+    try:
+        values = tomllib.loads(path.read_text(encoding='utf-8'))
+    except OSError as error:
+        known = ', '.join(sorted(item.stem for item in RECIPES.glob('*.toml')))
+        raise UsageError(
+            f'{name_or_path}: no such recipe ({error.strerror}). Give a TOML file, or one of: '
+            f'{known}.'
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f'{path}: not a valid TOML file: {error}.') from error
+    values.setdefault('schedule', {}).update(changes or {})
+    try:
+        return Recipe(**values)
+    except ValidationError as error:
+        problems = '; '.join(
+            f'{".".join(map(str, item["loc"]))}: {item["msg"]}' for item in error.errors()
+        )
+        raise UsageError(f'{path}: {problems}.') from error
