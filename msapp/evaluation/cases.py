@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,16 @@ ENTITIES = re.compile(r'(?:^|[_/])(sub|ses)-([a-zA-Z0-9]+)')
 LARGEST_SHIFT_VOXELS = 0.5
 # How far a saved whole number may be from whole, after the scaling of NIfTI.
 WHOLE = 1e-3
+
+# What reading a damaged file raises.
+BROKEN = (
+    OSError,
+    ValueError,
+    EOFError,
+    zlib.error,
+    nib.filebasedimages.ImageFileError,
+    nib.spatialimages.HeaderDataError,
+)
 
 Key = tuple[str, ...]
 
@@ -225,8 +236,8 @@ def load_case(case: Case) -> Images:
     Raises
     ------
     InputError
-        If a file cannot be read, is no 3-D image, holds NaN, the truth holds fractions, or the
-        grids differ: in shape, or by half a voxel or more at some corner.
+        If a file cannot be read, is no 3-D image, holds NaN, the truth holds fractions or has no
+        voxel size, or the grids differ: in shape, or by half a voxel or more at some corner.
     """
     (predicted, first), (true, second) = _load(case.prediction), _load(case.truth)
     warning = _compare_grids(case, predicted, true)
@@ -235,7 +246,10 @@ def load_case(case: Case) -> Images:
             f'{case.truth}: holds fractions; a truth is a mask or labels. Threshold it first, or '
             'exchange the two if this is the prediction.'
         )
-    return Images(first, np.rint(second).astype(np.int32), spacing_mm(true), warning)
+    spacing = spacing_mm(true)
+    if not min(spacing) > 0:
+        raise InputError(f'{case.truth}: the header gives voxels of {spacing} mm.')
+    return Images(first, np.rint(second).astype(np.int32), spacing, warning)
 
 
 def _load(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
@@ -247,7 +261,7 @@ def _load(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
         data = np.asanyarray(image.dataobj)
     except FileNotFoundError as error:
         raise InputError(f'{path}: no such file.') from error
-    except (OSError, ValueError, EOFError, nib.filebasedimages.ImageFileError) as error:
+    except BROKEN as error:
         raise InputError(f'{path}: cannot be read as an image ({error}).') from error
     if data.ndim < 3 or any(size != 1 for size in data.shape[3:]):
         raise InputError(f'{path}: an image of shape {data.shape} was found, a 3-D one is needed.')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
@@ -205,6 +206,25 @@ class TestGrids:
             load_case(case)
         case.prediction.unlink()
         with pytest.raises(InputError, match='no such file'):
+            load_case(case)
+
+    def test_a_damaged_file_is_refused(self, case):
+        data = bytearray(case.prediction.read_bytes())
+        data[60:70] = b'0123456789'
+        case.prediction.write_bytes(data)
+        with pytest.raises(InputError, match='cannot be read'):
+            load_case(case)
+        case.prediction.write_bytes(case.truth.read_bytes()[:80])
+        with pytest.raises(InputError, match='cannot be read'):
+            load_case(case)
+
+    def test_voxels_without_size_are_refused(self, case):
+        for path, data in ((case.prediction, FOUND_TWO), (case.truth, TRUTH)):
+            image = nib.Nifti1Image(data, None)
+            image.header.set_sform(np.diag([0.0, 1, 1, 1]), 1)
+            image.header.set_qform(None, 0)
+            path.write_bytes(gzip.compress(image.to_bytes()))
+        with pytest.raises(InputError, match='voxels of'):
             load_case(case)
 
     def test_a_truth_of_fractions_is_refused(self, case):
