@@ -223,9 +223,11 @@ def check(args: argparse.Namespace) -> None:
 
 
 def _paths(value: object) -> Iterator[Path]:
-    """Give the paths in the value of an option."""
+    """Give the paths in the value of an option; text with a separator is the path of a model."""
     values = value if isinstance(value, list) else [value]
-    yield from (item for item in values if isinstance(item, Path))
+    for item in values:
+        if isinstance(item, Path) or (isinstance(item, str) and os.sep in item):
+            yield Path(item)
 
 
 def _check_binds(paths: Sequence[Path | None]) -> None:

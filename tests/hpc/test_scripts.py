@@ -1,10 +1,12 @@
-"""What the script of a task hands to Apptainer, with a program that stands in for it."""
+"""What reaches Apptainer from a job and from the options, with a program that stands in for it."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from pathlib import Path
+
+from msapp.cli.slurm import main
 
 SCRIPT = Path(__file__).parents[2] / 'scripts' / 'slurm' / 'participant.sbatch'
 
@@ -36,3 +38,14 @@ def test_gpus_of_the_job_are_handed_into_the_container(tmp_path):
 
 def test_a_job_without_gpus_asks_for_none(tmp_path):
     assert '--nv' not in arguments_of_apptainer(tmp_path)
+
+
+def test_a_model_given_by_path_is_seen_in_the_container(tmp_path, capsys):
+    image, bids, model = tmp_path / 'msapp.sif', tmp_path / 'bids', tmp_path / 'mine'
+    image.touch()
+    (bids / 'sub-01').mkdir(parents=True)
+    call = [str(bids), str(tmp_path / 'out'), '--image', str(image), '--dry-run', '--']
+    assert main([*call, '--lesion-model', str(model)]) == 0
+    assert f'APPTAINER_BIND={model}"' in capsys.readouterr().out
+    assert main([*call, '--lesion-model', './mine']) == 2
+    assert 'mine: with --image, paths must be absolute' in capsys.readouterr().err
