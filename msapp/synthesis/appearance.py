@@ -253,13 +253,18 @@ def draw_cuts(
             if rng.random() < 0.5:
                 shown[..., high + 1 + int(rng.integers(-slack // 5, slack + 1)) :] = 0
     if rng.random() < 0.4:
-        cut = _deface(zones, spacing_mm, rng)
+        cut = deface(zones, spacing_mm, rng)
         shown = cut if shown is None else shown * cut
     return shown
 
 
-def _deface(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
-    """Cut the face off by a plane in front of and below the brain."""
+def deface(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
+    """Draw what is left when the face is cut off by a plane in front of and below the brain.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32, 0 or 1
+    """
     brain = torch.nonzero(zones > 0).float()
     if not len(brain):
         return torch.ones(zones.shape, device=zones.device)

@@ -16,12 +16,13 @@ from msapp.synthesis import appearance, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.contrast import CONTRASTS
-from msapp.synthesis.heads import NAMES, TISSUES, ZONE_OF_TISSUE, ZONES, Head
+from msapp.synthesis.heads import ZONE_OF_TISSUE, Head
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LesionBank, LoadSettings
 
 ANY = 'any'
-WHITE_MATTER = NAMES.index('white_matter')
+BRAIN_STEP = 29
+OFF_CENTRE_MM = 12.0
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,8 @@ class HeadGenerator:
         self.device = torch.device(device)
         self._heads = list(heads)
         self._tissues = [torch.from_numpy(head.tissues).to(self.device) for head in heads]
+        # Voxels of each brain; some are as good as all to draw a place from.
+        self._brains = [np.argwhere(head.zones > 0)[::BRAIN_STEP] for head in heads]
         self._zone_of = torch.from_numpy(ZONE_OF_TISSUE).to(self.device)
 
     def draw(self, rng: np.random.Generator) -> Sample:
@@ -106,7 +109,7 @@ class HeadGenerator:
         number = int(rng.integers(len(self._heads)))
         head, labels = self._heads[number], self._tissues[number]
         load = self.bank.draw(rng, settings.load) if self.bank else None
-        centre = self._centre(head, load, rng)
+        centre = self._centre(number, load, rng)
         points = warp.draw_points(
             settings.shape, settings.spacing_mm, centre, rng, settings.warp, self.device
         )
@@ -122,20 +125,19 @@ class HeadGenerator:
         ]
         return Sample(torch.stack(images), zones, lesions)
 
-    def _centre(self, head: Head, load: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-        zones = head.zones
+    def _centre(self, number: int, load: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
+        head, brain = self._heads[number], self._brains[number]
         if self.settings.centred == 'brain':
             # The middle of the brain, give or take what a rough alignment leaves.
-            inside = np.array(np.nonzero(zones)).mean(axis=1)
-            return _world(head.affine, inside) + rng.uniform(-12, 12, 3)
+            return _world(head.affine, brain.mean(axis=0)) + rng.uniform(-1, 1, 3) * OFF_CENTRE_MM
         if load is not None and load.any() and rng.random() < 0.5:
             voxels = np.argwhere(load)
             mni = _world(BANK_AFFINE, voxels[rng.integers(len(voxels))])
             middle = _world(np.linalg.inv(head.to_mni), mni)
         else:
-            voxels = np.argwhere(zones > 0)
-            middle = _world(head.affine, voxels[rng.integers(len(voxels))])
-        return middle + rng.uniform(-0.3, 0.3, 3) * self.settings.shape * self.settings.spacing_mm
+            middle = _world(head.affine, brain[rng.integers(len(brain))])
+        side_mm = np.array(self.settings.shape) * self.settings.spacing_mm
+        return middle + rng.uniform(-0.3, 0.3, 3) * side_mm
 
     def _lesions(
         self, load: np.ndarray | None, points: torch.Tensor, head: Head, tissues: torch.Tensor
@@ -187,6 +189,3 @@ class HeadGenerator:
 
 def _world(affine: np.ndarray, voxel: np.ndarray) -> np.ndarray:
     return affine[:3, :3] @ voxel + affine[:3, 3]
-
-
-__all__ = ['ANY', 'TISSUES', 'ZONES', 'GeneratorSettings', 'HeadGenerator', 'Sample']

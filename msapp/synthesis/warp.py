@@ -208,15 +208,16 @@ def blur(volume: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
     if sigma_voxels < 0.2:
         return volume
     radius = max(1, int(np.ceil(3 * sigma_voxels)))
-    offsets = torch.arange(-radius, radius + 1, device=volume.device, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offsets / sigma_voxels) ** 2)
-    kernel = kernel / kernel.sum()
-    blurred = volume[None, None]
+    weights = np.exp(-0.5 * (np.arange(-radius, radius + 1) / sigma_voxels) ** 2)
+    weights /= weights.sum()
     for axis in range(3):
-        shape, padding = [1, 1, 1, 1, 1], [0] * 6
-        shape[2 + axis] = len(kernel)
+        padding = [0] * 6
         # torch names the last axis first.
         padding[4 - 2 * axis] = padding[5 - 2 * axis] = radius
-        padded = functional.pad(blurred, padding, mode='replicate')
-        blurred = functional.conv3d(padded, kernel.reshape(shape))
-    return blurred[0, 0]
+        padded = functional.pad(volume[None, None], padding, mode='replicate')[0, 0]
+        # Sums of shifted volumes: on a CPU over ten times as quick as a convolution.
+        blurred = torch.zeros_like(volume)
+        for shift, weight in enumerate(weights):
+            blurred.add_(padded.narrow(axis, shift, volume.shape[axis]), alpha=float(weight))
+        volume = blurred
+    return volume

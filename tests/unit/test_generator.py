@@ -1,0 +1,180 @@
+"""Drawn heads: the same for one seed, and what each setting promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from msapp.inference.normalise import scale_head
+from msapp.synthesis import appearance, warp
+from msapp.synthesis.acquisition import AcquisitionSettings, acquire
+from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
+from msapp.synthesis.heads import NAMES, ZONES, Head
+from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
+from msapp.synthesis.warp import WarpSettings
+
+STILL = WarpSettings(rotation_deg=0, scale=0, shear=0, elastic=())
+CLEAN = AcquisitionSettings(blur_mm=(0, 0), thick=0, bias=0, noise=0, corrupted=0)
+
+
+@pytest.fixture(scope='module')
+def head():
+    """A ball of white matter with a ventricle, in scalp; the world's origin in its middle."""
+    i, j, k = np.indices((64, 64, 64)) - 31.5
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    tissues = np.zeros(radius.shape, np.uint8)
+    for name, limit in (('scalp', 30), ('csf', 26), ('white_matter', 24), ('ventricles', 6)):
+        tissues[radius < limit] = NAMES.index(name)
+    affine = np.eye(4)
+    affine[:3, 3] = -31.5
+    return Head('ball', tissues, affine, np.eye(4))
+
+
+@pytest.fixture(scope='module')
+def bank():
+    mask = np.zeros(SHAPE, bool)
+    mask[100:106, 122:130, 68:76] = True  # about x = 12, y = 0, z = 0 mm
+    return LesionBank([mask], [])
+
+
+def settings(**changes):
+    given = GeneratorSettings(
+        shape=(48, 48, 48),
+        spacing_mm=1.0,
+        channels=('FLAIR', 'T1w'),
+        missing=0,
+        stripped=1,
+        warp=STILL,
+        acquisition=CLEAN,
+        load=LoadSettings(none=0, patient=1, second=0, thinned=0, singles=0, shift_mm=0),
+    )
+    return replace(given, **changes)
+
+
+def draw(head, bank, seed=0, **changes):
+    generator = HeadGenerator([head], settings(**changes), bank=bank)
+    return generator.draw(np.random.default_rng(seed))
+
+
+def test_one_seed_gives_one_head_and_another_seed_another(head, bank):
+    changes = {'warp': WarpSettings(), 'acquisition': AcquisitionSettings(corrupted=1)}
+    first, again = draw(head, bank, 3, **changes), draw(head, bank, 3, **changes)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.lesions, again.lesions)
+    assert not torch.equal(first.images, draw(head, bank, 4, **changes).images)
+
+
+def test_torchs_own_generator_is_left_alone(head, bank):
+    state = torch.random.get_rng_state()
+    draw(head, bank, acquisition=AcquisitionSettings(corrupted=1))
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_lesions_are_bright_on_flair_and_not_on_t1w(head, bank, seed):
+    sample = draw(head, bank, seed)
+    inside = sample.lesions > 0.9
+    white = (sample.zones == ZONES.index('white_matter')) & (sample.lesions == 0)
+    assert inside.sum() > 50
+    flair, t1w = (image[inside].mean() / image[white].mean() for image in sample.images)
+    assert flair > 1.1
+    assert t1w < 1.05
+
+
+def test_lesions_lie_in_tissue_only(head):
+    everywhere = LesionBank([np.ones(SHAPE, bool)], [])
+    sample = draw(head, everywhere)
+    fluid = (sample.zones == ZONES.index('ventricles')) | (sample.zones == ZONES.index('csf'))
+    assert fluid.any()
+    assert (sample.lesions[fluid] == 0).all()
+    assert (sample.lesions[sample.zones == ZONES.index('white_matter')] > 0.999).all()
+
+
+def test_a_channel_may_be_missing_but_never_all(head, bank):
+    samples = [draw(head, bank, seed, missing=0.9) for seed in range(12)]
+    shown = np.array([[bool(channel.any()) for channel in sample.images] for sample in samples])
+    assert shown.any(axis=1).all()
+    assert not shown.all()
+
+
+def test_stripping_leaves_the_brain(head, bank):
+    sample = draw(head, bank)
+    image = sample.images[0]
+    assert (image[sample.zones == ZONES.index('white_matter')] > 0).float().mean() > 0.98
+    assert image[0, 0, 0] == 0
+
+
+def test_without_stripping_and_cuts_scalp_is_seen(head, bank):
+    images = [draw(head, bank, seed, stripped=0, shape=(64, 64, 64)).images[0] for seed in range(6)]
+    assert max(float(image[31, 31, 59:].max()) for image in images) > 0
+
+
+def test_a_blur_keeps_a_constant_up_to_the_border():
+    flat = torch.full((9, 10, 11), 2.0)
+    assert torch.allclose(warp.blur(flat, 1.3), flat)
+
+
+def test_nearest_labels_are_0_outside():
+    labels = torch.arange(1, 9, dtype=torch.uint8).reshape(2, 2, 2)
+    points = torch.tensor([[0.0, 1.2, -0.6], [0.0, 0.6, 0.0], [0.4, 1.0, 0.0]])
+    assert warp.sample_labels(labels, points[:, :, None, None]).flatten().tolist() == [1, 8, 0]
+
+
+def test_shares_are_interpolated_linearly_in_the_order_of_axes():
+    volume = torch.zeros(3, 4, 5)
+    volume[2, 1, 3] = 1
+    point = torch.tensor([1.5, 1.0, 3.0])[:, None, None, None]
+    assert warp.sample_share(volume, point).item() == pytest.approx(0.5)
+
+
+def test_an_identity_puts_points_where_the_grid_is():
+    points = warp.draw_points(
+        (3, 3, 3), 2.0, np.array([10.0, 0, 0]), np.random.default_rng(0), STILL, torch.device('cpu')
+    )
+    x = points[0, :, 1, 1].tolist()
+    assert x in ([8.0, 10.0, 12.0], [12.0, 10.0, 8.0])  # mirrored or not
+
+
+def test_thick_slices_are_means_over_their_thickness():
+    image = torch.zeros(8, 8, 24)
+    image[..., 12:] = 1
+    thick = replace(CLEAN, thick=1, slice_mm=(6.0, 6.0))
+    seen = [acquire(image, 1.0, thick, np.random.default_rng(s)) for s in range(12)]
+    # Along z the step spreads over a slice; along the other axes nothing changes.
+    spread = [item for item in seen if item[4, 4, 10] > 0.05]
+    assert spread
+    assert all(item[4, 4, :4].max() < 1e-6 for item in seen)
+    assert all(item.mean() == pytest.approx(0.5, abs=1e-5) for item in seen)
+
+
+def test_noise_raises_air_as_rician_noise_does():
+    noisy = replace(CLEAN, noise=0.5)
+    image = acquire(torch.zeros(32, 32, 32), 1.0, noisy, np.random.default_rng(5))
+    # Rayleigh: the mean is sigma times the root of half pi, the mean square twice sigma squared.
+    ratio = float(image.mean()) / float((image**2).mean().sqrt() / np.sqrt(2))
+    assert ratio == pytest.approx(np.sqrt(np.pi / 2), rel=0.02)
+
+
+@pytest.mark.parametrize('family', ['FLAIR', 'T1w', 'T2w'])
+def test_families_keep_the_order_of_fluid_and_white_matter(family):
+    rng = np.random.default_rng(0)
+    fluid = NAMES.index('ventricles')
+    drawn = np.array([appearance.family_signals(family, rng) for _ in range(50)])
+    assert (drawn[:, NAMES.index('white_matter')] == 1).all()
+    assert ((drawn[:, fluid] > 1) == (family == 'T2w')).all()
+
+
+def test_a_defaced_head_keeps_its_brain(head):
+    zones = torch.from_numpy(head.zones)
+    for seed in range(30):
+        cut = appearance.deface(zones, 1.0, np.random.default_rng(seed))
+        assert (cut[zones > 0] == 1).all()
+        assert (cut == 0).any()
+
+
+def test_scaling_a_head_does_not_depend_on_its_unit(head, bank):
+    image = draw(head, bank).images[0]
+    assert torch.allclose(scale_head(image), scale_head(image * 812.0), atol=1e-5)

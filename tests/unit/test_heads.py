@@ -1,0 +1,118 @@
+"""Label maps of heads: labels, zones, the fluid within the brain mask."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from msapp.errors import InputError
+from msapp.synthesis.heads import (
+    NAMES,
+    TISSUES,
+    ZONE_OF_TISSUE,
+    ZONES,
+    Head,
+    inner_csf,
+    prepare_heads,
+    tissues_of_labels,
+)
+from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
+
+SPACING = (1.0, 1.0, 1.0)
+
+
+def test_no_label_belongs_to_two_tissues():
+    labels = [label for _, _, numbers in TISSUES.values() for label in numbers]
+    assert len(labels) == len(set(labels))
+
+
+def test_both_sides_get_one_tissue():
+    left, right = tissues_of_labels(np.array([2, 3, 17])), tissues_of_labels(np.array([41, 42, 53]))
+    assert left.tolist() == right.tolist()
+    assert [NAMES[i] for i in left] == ['white_matter', 'cortex', 'hippocampus']
+
+
+def test_a_stretched_map_gives_the_tissues_of_the_plain_one():
+    plain = np.array([0, 2, 41, 24, 515, 516, 530, 164])
+    stretched = np.rint(plain * 4095 / 516).astype(int)
+    assert tissues_of_labels(stretched).tolist() == tissues_of_labels(plain).tolist()
+
+
+def test_an_unknown_label_is_named():
+    with pytest.raises(InputError, match=r'labels \[99\] are unknown'):
+        tissues_of_labels(np.array([0, 2, 99]))
+
+
+def test_fluid_in_a_narrow_gap_is_within_the_brain_and_fluid_outside_is_not():
+    tissues = np.zeros((40, 40, 40), np.uint8)
+    tissues[5:35, 5:35, 5:35] = NAMES.index('csf')
+    tissues[10:30, 10:30, 10:30] = NAMES.index('cortex')
+    tissues[19:22, 10:30, 20:30] = NAMES.index('csf')  # a sulcus 3 mm wide
+    split = inner_csf(tissues, SPACING)
+    assert (split[19:22, 12:28, 22:28] == NAMES.index('csf')).all()
+    assert (split[6, 10:30, 10:30] == NAMES.index('outer_csf')).all()
+    assert ZONE_OF_TISSUE[NAMES.index('outer_csf')] == ZONES.index('background')
+    assert (split == NAMES.index('cortex')).sum() == (tissues == NAMES.index('cortex')).sum()
+
+
+def test_what_brain_encloses_is_brain():
+    tissues = np.zeros((30, 30, 30), np.uint8)
+    tissues[3:27, 3:27, 3:27] = NAMES.index('white_matter')
+    tissues[14, 14, 14] = NAMES.index('bone')
+    assert inner_csf(tissues, SPACING)[14, 14, 14] == NAMES.index('csf')
+
+
+def test_a_head_is_read_back_as_it_was(tmp_path):
+    tissues = np.random.default_rng(0).integers(0, len(NAMES), (4, 5, 6)).astype(np.uint8)
+    head = Head('one', tissues, np.diag([1.0, 1, 1, 1]), np.eye(4) * 2)
+    head.save(tmp_path / 'one.npz')
+    again = Head.load(tmp_path / 'one.npz')
+    assert again.name == 'one'
+    assert (again.tissues == tissues).all()
+    assert (again.to_mni == head.to_mni).all()
+
+
+def test_an_empty_folder_of_heads_is_named(tmp_path):
+    with pytest.raises(InputError, match='no label maps'):
+        list(prepare_heads(tmp_path, tmp_path / 'cache'))
+
+
+@pytest.fixture
+def bank():
+    mask = np.zeros(SHAPE, bool)
+    mask[60:66, 100:106, 80:86] = True
+    line = np.array([[90 + i, 110, 90] for i in range(5)], np.int16)
+    return LesionBank([mask], [line])
+
+
+def draw(bank, seed=0, **settings):
+    given = {'none': 0, 'patient': 1, 'second': 0, 'thinned': 0, 'singles': 0, 'shift_mm': 0}
+    return bank.draw(np.random.default_rng(seed), LoadSettings(**given | settings))
+
+
+def test_a_patient_is_drawn_whole_or_mirrored(bank):
+    sides = {tuple(np.argwhere(draw(bank, seed)).min(axis=0)) for seed in range(20)}
+    assert sides == {(60, 100, 80), (SHAPE[0] - 66, 100, 80)}
+    assert draw(bank).sum() == 6**3
+
+
+def test_the_share_without_lesions_is_kept(bank):
+    empty = [not draw(bank, seed, none=0.3).any() for seed in range(400)]
+    assert 0.23 < np.mean(empty) < 0.37
+
+
+def test_single_components_keep_their_size(bank):
+    sizes = {int(draw(bank, seed, patient=0, singles=0.01).sum()) for seed in range(10)}
+    assert sizes <= {5, 10}
+
+
+def test_a_shift_stays_within_its_limit(bank):
+    corners = np.array([np.argwhere(draw(bank, s, shift_mm=4)).min(axis=0) for s in range(60)])
+    assert np.abs(corners[:, 1] - 100).max() <= 4
+    assert np.abs(corners[:, 1] - 100).max() >= 3
+
+
+def test_patients_that_are_left_out_are_not_read(real_data):
+    folder = real_data / 'lesion-priors'
+    assert len(LesionBank.read(folder)) == 29
+    assert len(LesionBank.read(folder, leave_out=('pat07', 'pat19'))) == 27
