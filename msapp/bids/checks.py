@@ -20,6 +20,7 @@ from msapp.bids.nifti import (
     readable,
 )
 from msapp.errors import InputError, UsageError
+from msapp.files import NO_ROOM, storage_error
 from msapp.settings import Settings
 
 # Fewer voxels along an axis than this is no image of a brain.
@@ -47,6 +48,8 @@ def check_folders(settings: Settings) -> None:
     ------
     UsageError
         If the input is no BIDS dataset, or the output lies where it must not or cannot be written.
+    StorageError
+        If there is no room for the output.
     """
     source, target = settings.bids_dir, settings.output_dir
     if not source.is_dir():
@@ -87,7 +90,8 @@ def _check_writable(folder: Path) -> None:
         probe.touch()
         probe.unlink(missing_ok=True)
     except OSError as error:
-        raise UsageError(
+        full = storage_error(error, folder) if error.errno in NO_ROOM else None
+        raise full or UsageError(
             f'{folder}: cannot be written ({error.strerror}). Choose another folder, or change '
             'its permissions; in a container, bind it without ":ro".'
         ) from error

@@ -23,6 +23,7 @@ IGNORED = (
     'work',
     'logs',
     'figures',
+    '.locks',
     '*_xfm.txt',
     '*_xfm.json',
     '*_stats.tsv',

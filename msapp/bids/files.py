@@ -8,6 +8,7 @@ and a link to a parent folder would be followed without end. Names are still tak
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Mapping
@@ -103,12 +104,11 @@ def list_images(
         Sentences about files that look like images but have other names.
     """
     from bids.layout import parse_file_entities
-    from bids.layout.models import Config
 
     folder = Path(participant, session or '', 'anat')
     stem = '_'.join(filter(None, (participant, session)))
     fits = re.compile(rf'{stem}(?:_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(?:\.gz)?')
-    known = Config.load('bids').entities.values()
+    known = _bids_entities().values()
     images, left_out = [], []
     for path in list_folder(bids_dir / folder):
         if fits.fullmatch(path.name):
@@ -121,6 +121,15 @@ def list_images(
                 f'in {folder.as_posix()}. Rename it, as {stem}_FLAIR.nii.gz.'
             )
     return images, left_out
+
+
+@functools.cache
+def _bids_entities() -> Mapping[str, Any]:
+    """Return pybids' entities by name; making them takes longer than listing a folder."""
+    from bids.layout.models import Config
+
+    entities: Mapping[str, Any] = Config.load('bids').entities
+    return entities
 
 
 def read_filters(path: Path | None) -> dict[str, dict[str, Any]]:
@@ -153,9 +162,7 @@ def read_filters(path: Path | None) -> dict[str, dict[str, Any]]:
 
 def _check_filter(path: Path, name: str, value: object) -> None:
     """Refuse entities that are not known and values that no name can have."""
-    from bids.layout.models import Config
-
-    if name not in Config.load('bids').entities:
+    if name not in _bids_entities():
         raise UsageError(
             f'{path}: --bids-filter-file: "{printable(name)}" is no entity. Entities have their '
             'long names: acquisition, run, reconstruction, ...'

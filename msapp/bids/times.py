@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
 
 from msapp.bids.files import list_folder
 
@@ -53,15 +51,13 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             text = content.decode(encoding)
         except UnicodeDecodeError:
             text = content.decode('latin-1')
-        # With an index, a tab at the end of each row would move every cell by a column.
-        table: Any = pd.read_csv(
-            io.StringIO(text), sep='\t', dtype=str, keep_default_na=False, index_col=False
-        )
-    except (OSError, ValueError):
+        rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter='\t', restval=''))
+    except (OSError, ValueError, csv.Error):
         return []
+    # Cells beyond the last column, as from a tab at the end of each row, have no key.
     return [
-        {str(key).strip(): str(value).strip() for key, value in row.items()}
-        for row in table.to_dict('records')
+        {key.strip(): cell.strip() for key, cell in row.items() if isinstance(key, str)}
+        for row in rows
     ]
 
 

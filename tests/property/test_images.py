@@ -323,7 +323,7 @@ def test_all_48_orientations_give_one_image_on_the_individual_grid(tmp_path, aff
         np.testing.assert_allclose(image, found[0], atol=0.05)
 
 
-@tries(60)
+@tries(40)
 @given(st.sampled_from(ORIENTATIONS), affines((4, 5, 6)))
 def test_ants_sees_every_voxel_where_it_is(orientation, affine):
     data = nib.orientations.apply_orientation(noise((4, 5, 6)), orientation)
@@ -367,7 +367,7 @@ def test_a_transform_file_holds_all_digits(affine, shift):
 # --- Orientation in the header --------------------------------------------------------------------
 
 
-@tries(60)
+@tries(40)
 @given(affines(), affines())
 def test_of_two_orientations_the_sform_counts_and_mirrored_ones_are_refused(sform, qform):
     content = gzip.compress(Nifti(noise(), sform, qform=qform).bytes(), 1)
@@ -386,7 +386,7 @@ def notes(nifti: Nifti) -> list[str]:
         return orientation_notes(path)
 
 
-@tries(60)
+@tries(40)
 @given(affines(), st.tuples(*[st.floats(-50, 50)] * 3))
 @example(PLAIN, (0.0, 0.0, 0.0))
 @example(PLAIN, (0.9, 0.0, 0.0))
@@ -475,7 +475,7 @@ def test_any_number_of_voxels_is_accepted_or_refused(shape):
         assert 'needed' in refused(content)
 
 
-@tries(60)
+@tries(40)
 @given(
     st.lists(st.integers(-2, 2**15 - 1), min_size=3, max_size=7),
     st.integers(-1, 8),
@@ -552,7 +552,7 @@ changes = st.lists(
 )
 
 
-@tries(250)
+@tries(150)
 @given(changes, st.sampled_from((1, 2)), st.sampled_from('<>'), st.booleans())
 @example([('intent_code', 0, 3001)], 2, '<', True)  # claims to be CIFTI-2
 @example([('magic', 0, 0)], 1, '<', True)
@@ -616,7 +616,7 @@ PACKED = {
 }
 
 
-@tries(200)
+@tries(120)
 @given(st.sampled_from((0, 1, 9)), st.integers(0), st.integers(0, 7))
 @example(0, 600, 0)
 @example(9, 4, 3)  # the time in the gzip header, which says nothing of the image
@@ -628,7 +628,7 @@ def test_a_flipped_bit_of_a_compressed_file_is_found_or_does_not_matter(level, p
         assert np.array_equal(data, noise())
 
 
-@tries(100)
+@tries(60)
 @given(st.sampled_from((0, 1, 9)), st.integers(0))
 @example(9, -1)
 def test_a_compressed_file_cut_anywhere_is_refused(level, length):
@@ -636,7 +636,7 @@ def test_a_compressed_file_cut_anywhere_is_refused(level, length):
     refused(content[: length % len(content)])
 
 
-@tries(100)
+@tries(60)
 @given(st.sampled_from((1, 2)), st.integers(0))
 @example(1, 351)
 @example(1, 352)
@@ -710,7 +710,15 @@ def test_what_is_no_file_is_refused(tmp_path, become, message, name):
     assert message in explained(caught.value)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason='the administrator may read everything')
+def reads_everything() -> bool:
+    """Tell whether permissions do not hold for this user, as for most administrators."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, 'closed')
+        path.touch(mode=0)
+        return os.access(path, os.R_OK)
+
+
+@pytest.mark.skipif(reads_everything(), reason='this user may read everything')
 def test_a_file_without_permission_is_refused(tmp_path):
     path = tmp_path / 'image.nii'
     path.write_bytes(Nifti(noise(), PLAIN).bytes())
