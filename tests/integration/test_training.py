@@ -1,0 +1,207 @@
+"""``msapp-train`` on a few small heads: it learns, goes on where it stopped, and exports a model."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from msapp.cli.train import main
+from msapp.errors import UsageError
+from msapp.models.registry import load_network, load_spec
+from msapp.synthesis.heads import Head
+from msapp.training.data import make_settings
+from msapp.training.module import dice_per_class
+from msapp.training.recipe import RECIPES, load_recipe
+
+TRAIN = Path(sys.executable).with_name('msapp-train')
+STEPS = 24
+RECIPE = """
+name = "small"
+version = "0.0.1"
+task = "anatomy"
+spacing_mm = 4.0
+normalisation = "head"
+window = [32, 32, 32]
+classes = ["background", "ventricles", "csf", "cortex", "white_matter", "deep_grey", "brain_stem",
+           "cerebellum"]
+licence = "none"
+intended_use = "tests"
+
+[[channels]]
+name = "any"
+
+[architecture]
+name = "headed_unet"
+arguments = {in_channels = 1, out_channels = 8, channels = [8, 16, 16], num_res_units = 1}
+
+[loss]
+name = "dice_ce"
+
+[generator]
+missing = 0.0
+stripped = 0.0
+
+[data]
+heads = "heads"
+held_out_heads = ["c"]
+
+[schedule]
+steps = 24
+learning_rate = 0.01
+warm_up = 2
+average = 0.5
+validate_every = 12
+validation_samples = 2
+"""
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Data of three balls that are called heads, already prepared, and a recipe."""
+    root = tmp_path_factory.mktemp('training')
+    (root / 'data' / 'heads').mkdir(parents=True)
+    for number, name in enumerate('abc'):
+        points = np.indices((40, 40, 40)) - 19.5
+        radius = np.linalg.norm(points, axis=0) * (1 + 0.05 * number)
+        tissues = np.digitize(-radius, [-18.0, -15.0, -10.0, -5.0]).astype(np.uint8)
+        affine = np.diag([3.0, 3, 3, 1])
+        affine[:3, 3] = -58.5
+        Head(name, tissues, affine, np.eye(4)).save(
+            root / 'out' / 'cache' / 'heads' / f'{name}.npz'
+        )
+        # What is prepared is not read again.
+        nib.save(nib.Nifti1Image(tissues, affine), root / 'data' / 'heads' / f'{name}.nii.gz')
+    (root / 'recipe.toml').write_text(RECIPE)
+    return root
+
+
+def arguments(folder, *flags):
+    paths = [folder / 'recipe.toml', folder / 'out', '--data', folder / 'data']
+    return [*paths, '--threads', '1', '--workers', '0', '--device', 'cpu', *flags]
+
+
+def train(folder, *flags):
+    command = [TRAIN, *arguments(folder, *flags)]
+    return subprocess.run(
+        [str(item) for item in command], capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+@pytest.fixture(scope='module')
+def trained(folder):
+    """Two parts of one training."""
+    first = train(folder, '--steps', STEPS // 2)
+    assert first.returncode == 0, first.stderr
+    second = train(folder)
+    assert second.returncode == 0, second.stderr
+    return folder / 'out'
+
+
+def test_a_second_call_goes_on_where_the_first_stopped(trained):
+    logs = sorted(path.name for path in (trained / 'log').iterdir())
+    assert logs == ['from-000000', f'from-{STEPS // 2:06}']
+    kept = torch.load(trained / 'checkpoints' / 'last.ckpt', weights_only=False)
+    assert kept['global_step'] == STEPS
+
+
+def test_it_learns(trained):
+    parts = [pd.read_csv(path) for path in sorted(trained.glob('log/*/metrics.csv'))]
+    losses = pd.concat(parts)['validation_loss'].dropna().tolist()
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+
+def test_pictures_are_drawn(trained):
+    for name in ('feed.png', 'curves.png'):
+        assert (trained / name).read_bytes().startswith(b'\x89PNG')
+
+
+def test_the_model_says_what_it_was_trained_on_and_runs(trained):
+    spec = load_spec(trained / 'model')
+    assert spec.training.synthetic_only
+    assert [item.n for item in spec.training.data] == [2]  # the third head is held out
+    assert spec.validation == ()
+    with torch.inference_mode():
+        logits = load_network(spec)(torch.zeros(1, 1, 32, 32, 32))
+    assert logits.shape == (1, 8, 32, 32, 32)
+
+
+def test_the_exported_weights_are_the_running_mean(trained):
+    kept = torch.load(trained / 'checkpoints' / 'last.ckpt', weights_only=False)
+    mean = {k.removeprefix('network.'): v for k, v in kept['state_dict'].items()}
+    exported = load_network(load_spec(trained / 'model')).state_dict()
+    last = kept['current_model_state']
+    name = 'head.bias'
+    # Half precision on disk.
+    assert torch.allclose(exported[name], mean[name], atol=1e-3)
+    assert not torch.equal(mean[name], last[f'network.{name}'])
+
+
+@pytest.mark.parametrize(
+    ('flags', 'message', 'code'),
+    [
+        (['--fold', 'x'], '--fold x: not in the recipe', 2),
+        (['--from', 'nothing'], 'nothing', 69),
+        (['--device', 'cuda'], 'GPU', 69),
+    ],
+)
+def test_what_cannot_be_is_said(folder, trained, capsys, flags, message, code):
+    if '--device' in flags and torch.cuda.is_available():
+        pytest.skip('there is a GPU')
+    assert main([str(item) for item in arguments(folder, *flags)]) == code
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('path', sorted(RECIPES.glob('*.toml')), ids=lambda path: path.stem)
+def test_every_recipe_is_valid(path):
+    recipe = load_recipe(path.stem)
+    settings = make_settings(recipe)
+    assert settings.shape == recipe.window
+    for case in recipe.data.real:
+        assert set(case.images) <= {channel.name for channel in recipe.channels}
+    for fold in recipe.data.folds.values():
+        assert set(fold) <= {case.name for case in recipe.data.real}
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('window = 3', 'window'),
+        ('colour = "red"', 'colour: Extra inputs'),
+        ('name =', 'not a valid TOML'),
+    ],
+)
+def test_a_wrong_recipe_is_named(tmp_path, change, message):
+    path = tmp_path / 'recipe.toml'
+    path.write_text(re.sub('window = .*', '', RECIPE).replace('task', f'{change}\ntask', 1))
+    with pytest.raises(UsageError, match=message):
+        load_recipe(str(path))
+
+
+def test_an_unknown_recipe_lists_those_there_are():
+    with pytest.raises(UsageError, match='anatomy, lesions'):
+        load_recipe('nothing')
+
+
+def test_an_unknown_field_of_the_generator_is_named(tmp_path):
+    path = tmp_path / 'recipe.toml'
+    path.write_text(RECIPE.replace('[generator]', '[generator]\nsmell = 1'))
+    with pytest.raises(UsageError, match='generator: unknown smell'):
+        make_settings(load_recipe(str(path)))
+
+
+def test_dice_per_class_leaves_out_what_is_nowhere():
+    logits = torch.zeros(1, 3, 1, 1, 4)
+    logits[0, 1, 0, 0, :2] = 5
+    target = torch.tensor([[[[[1, 0, 0, 0]]]]])
+    scores = dice_per_class(logits, target)
+    assert scores[0] == pytest.approx(2 / 3)
+    assert torch.isnan(scores[1])
