@@ -1,4 +1,4 @@
-"""``msapp-train`` on a few small heads: it learns, goes on where it stopped, and exports a model."""
+"""``msapp-train`` on small heads: it learns, goes on where it stopped, and exports a model."""
 
 from __future__ import annotations
 
@@ -68,6 +68,7 @@ def folder(tmp_path_factory):
     """Data of three balls that are called heads, already prepared, and a recipe."""
     root = tmp_path_factory.mktemp('training')
     (root / 'data' / 'heads').mkdir(parents=True)
+    cache = root / 'out' / 'cache' / 'heads'
     for number, name in enumerate('abc'):
         points = np.indices((40, 40, 40)) - 19.5
         radius = np.linalg.norm(points, axis=0) * (1 + 0.05 * number)
