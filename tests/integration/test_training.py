@@ -75,9 +75,7 @@ def folder(tmp_path_factory):
         tissues = np.digitize(-radius, [-18.0, -15.0, -10.0, -5.0]).astype(np.uint8)
         affine = np.diag([3.0, 3, 3, 1])
         affine[:3, 3] = -58.5
-        Head(name, tissues, affine, np.eye(4)).save(
-            root / 'out' / 'cache' / 'heads' / f'{name}.npz'
-        )
+        Head(name, tissues, affine, np.eye(4)).save(cache / f'{name}.npz')
         # What is prepared is not read again.
         nib.save(nib.Nifti1Image(tissues, affine), root / 'data' / 'heads' / f'{name}.nii.gz')
     (root / 'recipe.toml').write_text(RECIPE)
