@@ -34,6 +34,18 @@ class MissingDependencyError(MsappError):
     exit_code = 69
 
 
+class StorageError(MsappError):
+    """A folder the run writes to is full, over its quota, or cannot be written any more."""
+
+    exit_code = EXIT_SOME_FAILED
+
+
+class LockedError(MsappError):
+    """Another run is at work on the same participant, or on the group level."""
+
+    exit_code = EXIT_SOME_FAILED
+
+
 class InternalError(MsappError):
     """msapp broke one of its own rules; always worth a bug report."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from pathlib import Path
@@ -47,6 +48,8 @@ def setup_logging(log_dir: Path | None, verbosity: int = 0) -> logging.Logger:
     UsageError
         If the folder or the file cannot be written.
     """
+    # A line that finds no room on the disk is lost; it must not become a traceback on the terminal.
+    logging.raiseExceptions = False
     logger = logging.getLogger(LOGGER_NAME)
     close_logging(logger)
     logger.setLevel(logging.DEBUG)
@@ -72,4 +75,5 @@ def close_logging(logger: logging.Logger) -> None:
     for handler in list(logger.handlers):
         if isinstance(handler, ConsoleHandler | logging.FileHandler):
             logger.removeHandler(handler)
-            handler.close()
+            with contextlib.suppress(OSError):  # of a full disk: the last line is lost
+                handler.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import time
@@ -14,11 +15,13 @@ from typing import IO, Any, Literal
 from msapp.engine.progress import Progress
 from msapp.engine.worker import Usage
 from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, InternalError, MsappError
+from msapp.files import storage_error
 from msapp.provenance import NOT_AVAILABLE, tsv_cell
 
 Status = Literal['done', 'failed', 'not run']
 TIMING_COLUMNS = ('participant', 'step', 'status', 'start', 'wall_s', 'cpu_s', 'peak_rss_mb')
 ENTITY_PREFIX = re.compile(r'^(ses|acq|run|task)_(?=.)')
+SYSTEM_ERROR = re.compile(r"\[Errno (?P<number>\d+)\] (?P<reason>[^:]*)(?:: '(?P<file>[^']*)')?")
 EXCEPTION_LINE = re.compile(r'^(?P<name>[A-Za-z_][\w.]*)(?:: ?(?P<message>.*))?$')
 
 
@@ -116,16 +119,20 @@ def last_exception(text: str) -> tuple[str, str]:
     return match['name'], '\n'.join([match['message'] or '', *lines[start + 1 :]]).strip()
 
 
-def explain(step: str, traceback: str) -> tuple[str, int]:
+def explain(step: str, traceback: str, work_dir: Path = Path('the work folder')) -> tuple[str, int]:
     """Return a readable error for a failed step, and the exit code it calls for.
 
-    An `MsappError` explains itself, so its message comes alone; anything else is named with
-    the step and the last line of its traceback.
+    An `MsappError` explains itself, so its message comes alone, and so does a full or unusable
+    ``work_dir``; anything else is named with the step and the last line of its traceback.
     """
     name, message = last_exception(traceback)
     known = _msapp_error(name)
     if known is not None:
         return message, known.exit_code
+    if found := SYSTEM_ERROR.match(message):
+        error = OSError(int(found['number']), found['reason'], found['file'])
+        if explained := storage_error(error, work_dir):
+            return str(explained), explained.exit_code
     first = message.splitlines()[0] if message else ''
     kind = name.rpartition('.')[2] or 'error'
     return f'{step}: {kind}: {first}'.rstrip(': '), InternalError.exit_code
@@ -156,6 +163,7 @@ class Recorder:
         self._started: dict[str, float] = {}
         self._failed: set[str] = set()
         self._timings: IO[str] | None = None
+        self.stopped = 'Stopped before it was complete.'
 
     @property
     def failed(self) -> bool:
@@ -208,7 +216,7 @@ class Recorder:
         self._failed.add(node.output_dir())
         tally = self._touch(node)
         participant, step = self.label(node)
-        error, exit_code = explain(step, traceback)
+        error, exit_code = explain(step, traceback, Path(node.base_dir))
         tally.failures.append(Failure(step, error, exit_code, crash_file))
         self._timing(node, 'failed')
         self._progress.step_failed(participant, step, error, crash_file)
@@ -224,7 +232,8 @@ class Recorder:
     def close(self) -> None:
         """Close ``timings.tsv`` and the progress view; safe to call again."""
         if self._timings is not None:
-            self._timings.close()
+            with contextlib.suppress(OSError):  # of a full disk; `stopped` says it
+                self._timings.close()
             self._timings = None
         self._progress.close()
 
@@ -273,7 +282,7 @@ class Recorder:
                 error += f'\n({len(tally.failures) - 1} more steps failed; see the crash files)'
         elif status == 'not run':
             shared = self._shared.failures
-            error = shared[0].error if shared else 'Stopped before it was complete.'
+            error = shared[0].error if shared else self.stopped
             exit_code = EXIT_SOME_FAILED
         return Outcome(
             participant=tally.participant,

@@ -16,7 +16,8 @@ import psutil
 from msapp.engine.plugin import ReportingMixin, ResilientPlugin
 from msapp.engine.progress import make_progress
 from msapp.engine.record import Outcome, Recorder
-from msapp.errors import InternalError, InterruptedRunError, MsappError, UsageError
+from msapp.errors import InternalError, InterruptedRunError, MsappError, StorageError, UsageError
+from msapp.files import storage_errors
 from msapp.provenance import tsv_cell
 
 __all__ = ['Outcome', 'run_graph']
@@ -107,14 +108,21 @@ def run_graph(
             plugin.check_interrupted = check
             if resource_monitor:
                 stack.enter_context(_sampler(plugin.running, log_dir / 'resources.tsv'))
-        _run(graph, plugin, recorder)
+        _run(graph, plugin, recorder, log_dir)
         return recorder.outcomes()
 
 
-def _run(graph: Any, plugin: Any, recorder: Recorder) -> None:
-    """Run; what the recorder knows to have failed needs no exception as well."""
+def _run(graph: Any, plugin: Any, recorder: Recorder, log_dir: Path) -> None:
+    """Run; what the recorder knows to have failed needs no exception as well.
+
+    The coordinating process itself writes only to ``log_dir``; where that cannot be, the run
+    stops, and what is not done by then says why.
+    """
     try:
-        graph.run(plugin=plugin)
+        with storage_errors(log_dir):
+            graph.run(plugin=plugin)
+    except StorageError as error:
+        recorder.stopped = str(error)
     except KeyboardInterrupt as interrupt:
         raise _interrupted('a signal') from interrupt
     except MsappError:
@@ -238,7 +246,8 @@ def _nipype_log(path: Path) -> Iterator[None]:
     finally:
         logger.handlers[:] = handlers
         logger.propagate = propagate
-        file.close()
+        with contextlib.suppress(OSError):  # of a full disk
+            file.close()
 
 
 def _interrupted(by: str) -> InterruptedRunError:
@@ -283,15 +292,20 @@ def _signals(*, raise_at_once: bool) -> Iterator[Callable[[], None]]:
 def _sampler(running: Callable[[], list[tuple[int, str, str]]], path: Path) -> Iterator[None]:
     """Write memory and CPU time of every running step, child programs included, each second."""
     done = threading.Event()
-    with path.open('w', encoding='utf-8') as stream:
-        stream.write('time\tparticipant\tstep\trss_mb\tcpu_s\n')
-        thread = threading.Thread(target=_sample, args=(running, stream, done), daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            done.set()
-            thread.join()
+
+    def sample() -> None:
+        # Samples are worth no failure: a full disk ends them, not the run.
+        with contextlib.suppress(OSError), path.open('w', encoding='utf-8') as stream:
+            stream.write('time\tparticipant\tstep\trss_mb\tcpu_s\n')
+            _sample(running, stream, done)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _sample(
