@@ -9,18 +9,29 @@ import tempfile
 import traceback
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msapp.cli.parser import parse
-from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, InternalError, MsappError
+from msapp.errors import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    InputError,
+    InternalError,
+    LockedError,
+    MsappError,
+    StorageError,
+)
+from msapp.files import remove_temporary, storage_error
 
 if TYPE_CHECKING:
     import logging
 
     from msapp.bids.query import Participant
-    from msapp.engine.record import Outcome
+    from msapp.engine.locks import Locks
+    from msapp.engine.record import Outcome, Status
     from msapp.resources import Limits
     from msapp.settings import Settings
 
@@ -49,8 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write('msapp: interrupted. Run the same command again to go on.\n')
         return 130
     except OSError as error:
-        sys.stderr.write(f'msapp: error: {error.filename or "a file"}: {error.strerror}.\n')
-        return InternalError.exit_code
+        place = error.filename or 'a file'
+        known = storage_error(error, place) or InternalError(f'{place}: {error.strerror}.')
+        sys.stderr.write(f'msapp: error: {known}\n')
+        return known.exit_code
     except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
         trace = Path(tempfile.mkstemp(prefix='msapp-', suffix='.txt')[1])
         trace.write_text(traceback.format_exc(), encoding='utf-8')
@@ -96,6 +109,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     """Process the participants and write their reports."""
     from msapp.bids.dataset import write_description
     from msapp.bids.query import plan_participants
+    from msapp.engine.locks import Locks
     from msapp.logs import close_logging, setup_logging
     from msapp.models.registry import models_for
     from msapp.provenance import write_run_record, write_summary
@@ -115,20 +129,46 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     try:
         _validate_input(settings, logger)
         planned = plan_participants(settings)
-        for participant in planned:
-            if participant.error:
-                logger.error('%s: left out. %s', participant.label, participant.error)
-        sound = [participant for participant in planned if not participant.error]
-        outcomes = []
-        if sound and not settings.reports_only:
-            outcomes = _process(settings, sound, log_dir, limits)
-        outcomes += [_refused(participant) for participant in planned if participant.error]
-        _write_reports(settings, planned, outcomes, logger)
+        with Locks(_shared_folders(settings), len(planned)) as locks:
+            ours, outcomes = _claim(planned, settings, locks, logger)
+            sound = [participant for participant in ours if not participant.error]
+            if sound and not settings.reports_only:
+                outcomes += _process(settings, sound, log_dir, limits)
+            outcomes = _write_reports(settings, ours, outcomes, logger)
+        _print_summary(outcomes, settings)
         write_summary(log_dir, sorted(outcomes, key=lambda outcome: outcome.participant))
     finally:
         close_logging(logger)
-    _print_summary(outcomes, settings)
     return exit_code(outcomes)
+
+
+def _shared_folders(settings: Settings) -> list[Path]:
+    """Return the folders in which another run may be at work on the same participants."""
+    inside = settings.work_path.is_relative_to(settings.output_dir)
+    return [settings.output_dir] if inside else [settings.output_dir, settings.work_path]
+
+
+def _claim(
+    planned: Sequence[Participant], settings: Settings, locks: Locks, logger: logging.Logger
+) -> tuple[list[Participant], list[Outcome]]:
+    """Lock the participants; return those no other run has, and the outcomes known by now."""
+    ours, outcomes = [], []
+    for participant in planned:
+        try:
+            locks.take(participant.label)
+        except LockedError as error:
+            outcomes.append(_left_out(participant.label, 'not run', error))
+            continue
+        ours.append(participant)
+        if participant.error:
+            refusal = InputError(participant.error)
+            outcomes.append(_left_out(participant.label, 'failed', refusal, 'input check'))
+        else:
+            names = f'{participant.label}.html', f'{participant.label}/**/*'
+            remove_temporary(settings.output_dir, *names)
+    for outcome in outcomes:
+        logger.error('Left out: %s', outcome.error)
+    return ours, outcomes
 
 
 def _validate_input(settings: Settings, logger: logging.Logger) -> None:
@@ -150,13 +190,14 @@ def _process(
     from msapp.engine.run import run_graph
     from msapp.workflows.base import WORKFLOW_NAME, init_msapp_wf
 
-    if settings.clean_workdir:
-        shutil.rmtree(settings.work_path / WORKFLOW_NAME, ignore_errors=True)
     graph, names = init_msapp_wf(
         participants=participants,
         settings=settings,
         given_masks=find_given_masks(participants, settings.derivatives),
     )
+    if settings.clean_workdir:
+        for name in names:  # no more: other runs may be at work on other participants
+            shutil.rmtree(settings.work_path / WORKFLOW_NAME / name, ignore_errors=True)
     if settings.write_graph:
         # Graphviz draws the picture; without it the graph is still written, as text.
         kind = 'svg' if shutil.which('dot') else 'dot'
@@ -183,22 +224,21 @@ def _gpu_slots(settings: Settings) -> int:
     return choose_gpus(settings.device, settings.gpus) if models_for(settings) else 0
 
 
-def _refused(participant: Participant) -> Outcome:
-    """Return the outcome of a participant whose input cannot be used."""
+def _left_out(label: str, status: Status, error: MsappError, step: str | None = None) -> Outcome:
+    """Return the outcome of a participant for whom nothing was run."""
     from msapp.engine.record import Outcome
-    from msapp.errors import InputError
 
     return Outcome(
-        participant=participant.label,
-        status='failed',
+        participant=label,
+        status=status,
         steps_total=0,
         steps_run=0,
         steps_reused=0,
-        error=participant.error,
-        failed_step='input check',
+        error=str(error),
+        failed_step=step,
         crash_file=None,
         wall_s=0.0,
-        exit_code=InputError.exit_code,
+        exit_code=error.exit_code,
     )
 
 
@@ -207,19 +247,35 @@ def _write_reports(
     participants: Sequence[Participant],
     outcomes: Sequence[Outcome],
     logger: logging.Logger,
-) -> None:
-    """Write a page for every participant, also for those that failed."""
+) -> list[Outcome]:
+    """Write a page for every participant, also for those that failed; return how all ended."""
     from msapp.cli.plan import not_done
     from msapp.workflows.reports import write_report
 
-    failed = {item.participant: item for item in outcomes if item.failed_step != 'input check'}
+    known = {item.participant: item for item in outcomes}
     for participant in participants:
-        outcome = failed.get(participant.label)
-        errors = []
-        if outcome is not None and outcome.status != 'done':
+        outcome, errors = known.get(participant.label), []
+        if outcome and outcome.status != 'done' and outcome.failed_step != 'input check':
             errors = [_explain(outcome)]
-        page = write_report(participant, settings, not_done=not_done, errors=errors)
-        logger.info('%s: report %s', participant.label, page)
+        try:
+            page = write_report(participant, settings, not_done=not_done, errors=errors)
+            logger.info('%s: report %s', participant.label, page)
+        except StorageError as error:
+            logger.error('%s: no report. %s', participant.label, error)
+            if outcome is None or outcome.status == 'done':
+                failed = _left_out(participant.label, 'failed', error, 'report')
+                known[participant.label] = (
+                    failed
+                    if outcome is None
+                    else replace(
+                        outcome,
+                        status='failed',
+                        error=failed.error,
+                        failed_step='report',
+                        exit_code=failed.exit_code,
+                    )
+                )
+    return list(known.values())
 
 
 def _print_summary(outcomes: Sequence[Outcome], settings: Settings) -> None:
@@ -236,6 +292,7 @@ def _print_summary(outcomes: Sequence[Outcome], settings: Settings) -> None:
 def _explain(outcome: Outcome) -> str:
     """Return why a participant was not done, with the step where the message lacks it."""
     error, step = outcome.error or 'see the log', outcome.failed_step
+    error = error.removeprefix(outcome.participant).lstrip(': ')
     return error if step is None or step in error else f'{step}: {error}'
 
 
@@ -264,9 +321,13 @@ def _add_group_level(settings: Settings, code: int) -> int:
 
 def run_group_level(settings: Settings) -> int:
     """Write the group's tables and page."""
+    from msapp.engine.locks import Locks
     from msapp.workflows.group import run_group
 
-    result = run_group(settings)
+    with Locks([settings.output_dir]) as locks:
+        locks.take('group')
+        remove_temporary(settings.output_dir, 'group*')
+        result = run_group(settings)
     for problem in result.problems:
         sys.stderr.write(f'msapp: warning: {problem}\n')
     sys.stdout.write(f'group: {result.visits} visits. Report: {result.page}\n')
