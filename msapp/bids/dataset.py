@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -100,15 +101,17 @@ def validate(bids_dir: Path) -> str | None:
     if program is None:
         return None
     try:
-        result = subprocess.run(
-            [program, str(bids_dir), '--ignoreWarnings'],
-            capture_output=True,
-            text=True,
-            errors='replace',
-            timeout=300,
-            check=False,
-            env={**os.environ, 'NO_COLOR': '1'},
-        )
+        # Its cache would go to the home folder, which need not exist and is not ours to fill.
+        with tempfile.TemporaryDirectory(prefix='msapp-') as cache:
+            result = subprocess.run(
+                [program, str(bids_dir), '--ignoreWarnings'],
+                capture_output=True,
+                text=True,
+                errors='replace',
+                timeout=300,
+                check=False,
+                env={**os.environ, 'NO_COLOR': '1', 'DENO_DIR': cache},
+            )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return (result.stdout or result.stderr).strip() if result.returncode else None
