@@ -118,7 +118,7 @@ class ModelSpec(_Frozen):
         ``lesions``, ``anatomy``, ``enhancement``, ``longitudinal``, ``cord`` or
         ``cordlesions``.
     channels : tuple of Channel
-        In the order the network takes them; at least one may not be missing.
+        In the order the network takes them; one at least must be given, even where all may miss.
     spacing_mm : tuple of float
         Voxel size the network works at, mm.
     normalisation : Named
@@ -188,8 +188,6 @@ class ModelSpec(_Frozen):
         twice = [name for name, n in Counter(item.name for item in self.channels).items() if n > 1]
         if twice:
             raise ValueError(f'channels named twice: {", ".join(twice)}')
-        if all(channel.may_be_missing for channel in self.channels):
-            raise ValueError('channels: at least one may not be missing')
         given = self.architecture.arguments.get('in_channels')
         if given is not None and given != len(self.channels):
             raise ValueError(f'in_channels is {given}, but there are {len(self.channels)} channels')

@@ -229,6 +229,8 @@ def _add_lesions(
             (fit, found, [('outputnode.n4_FLAIR', 'inputnode.reference')]),
         ]
     )
+    if 'T1w' in sinks.visit.images:
+        workflow.connect(applied, 'outputnode.preproc_T1w', found, 'inputnode.t1w')
     common = first_columns(sinks.participant, sinks.visit)
     lesions.add_lesion_outputs(found, applied, sinks, common)
     return found, 'outputnode.measures'

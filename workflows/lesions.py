@@ -8,12 +8,16 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from msapp.interfaces.imaging import MaskToGrid
-from msapp.interfaces.lesions import FindLesions
+from msapp.interfaces.lesions import FindLesions, SegmentLesions
 from msapp.lesions import threshold
+from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
 from msapp.workflows.outputs import LARGE_GB, MNI, VisitSinks, make_node
 
-METHODS = f"""\
+# A network of the size that may be shipped, its windows, and torch itself.
+NETWORK_GB = 3.0
+
+THRESHOLD_METHODS = f"""\
 Lesions were found by the baseline 'threshold': FLAIR voxels more than
 {threshold.WHITE_MATTER_SD:g} robust standard deviations above the mode of normal-appearing
 white matter and more than {threshold.GREY_MATTER_SD:g} above the median of grey matter
@@ -21,6 +25,49 @@ white matter and more than {threshold.GREY_MATTER_SD:g} above the median of grey
 matter, in regions of at least {threshold.MINIMUM_MM3:g} mm3.
 It is a baseline for comparison: it misses faint and cortical lesions and takes bright normal
 tissue for lesions. """
+NETWORK_METHODS = """\
+Lesions were segmented from {channels} by the network '{name}' {version}, at 1 mm isotropic in the
+individual space, where the probability is at least {threshold:g}, in regions of at least
+{minimum:g} mm3.{synthetic} """
+SYNTHETIC_ONLY = ' It was trained on synthetic images alone.'
+
+
+def methods(settings: Settings) -> str:
+    """Return the sentences of the report about how lesions are found."""
+    spec = models_for(settings).get('lesions')
+    if spec is None:
+        return THRESHOLD_METHODS
+    return NETWORK_METHODS.format(
+        channels=' and '.join(channel.name for channel in spec.channels),
+        name=spec.name,
+        version=spec.version,
+        threshold=spec.threshold,
+        minimum=spec.minimum_mm3,
+        synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
+    )
+
+
+def _model_metadata(spec: ModelSpec | None) -> dict[str, Any]:
+    """Return the keys of sidecars that say how lesions were found."""
+    if spec is None:
+        return {
+            'Type': 'Lesion',
+            'Model': threshold.NAME,
+            'ModelDescription': 'classical baseline without training; see the report',
+            'ThresholdWhiteMatterSD': threshold.WHITE_MATTER_SD,
+            'ThresholdGreyMatterSD': threshold.GREY_MATTER_SD,
+            'MinimumVolumeMM3': threshold.MINIMUM_MM3,
+        }
+    return {
+        'Type': 'Lesion',
+        'Model': spec.name,
+        'ModelVersion': spec.version,
+        'ModelSHA256': spec.weights_sha256,
+        'TrainedOnSyntheticDataOnly': spec.training.synthetic_only,
+        'Threshold': spec.threshold,
+        'Temperature': spec.temperature,
+        'MinimumVolumeMM3': spec.minimum_mm3,
+    }
 
 
 def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
@@ -38,28 +85,44 @@ def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
 
     Inputs
     ------
-    flair, brain_mask, white_matter, grey_matter
-        In ``individual``.
+    flair, t1w, brain_mask, white_matter, grey_matter
+        In ``individual``; ``t1w`` may be left out.
     reference, to_individual, to_mni
         The FLAIR on its own grid, and the transforms.
 
     Outputs
     -------
     mask, labels, rows, measures
-        Of `msapp.interfaces.lesions.FindLesions`.
+        Of `msapp.interfaces.lesions.FindLesions`, or of `SegmentLesions` where a network does it.
+    probability
+        Of a network.
     mask_orig, mask_mni
         The mask in other spaces.
     """
     workflow = pe.Workflow(name=name)
     names = ['flair', 'brain_mask', 'white_matter', 'grey_matter', 'to_mni']
     inputnode = pe.Node(
-        niu.IdentityInterface([*names, 'reference', 'to_individual']), name='inputnode'
+        niu.IdentityInterface([*names, 't1w', 'reference', 'to_individual']), name='inputnode'
     )
     outputs = ['mask', 'labels', 'rows', 'measures']
     outputnode = pe.Node(
-        niu.IdentityInterface([*outputs, 'mask_orig', 'mask_mni']), name='outputnode'
+        niu.IdentityInterface([*outputs, 'probability', 'mask_orig', 'mask_mni']),
+        name='outputnode',
     )
-    find = make_node(FindLesions(), 'find_lesions', mem_gb=LARGE_GB)
+    spec = models_for(settings).get('lesions')
+    if spec is None:
+        find = make_node(FindLesions(), 'find_lesions', mem_gb=LARGE_GB)
+    else:
+        find = make_node(
+            SegmentLesions(),
+            'segment_lesions',
+            mem_gb=NETWORK_GB,
+            model=str(spec.folder),
+            weights_sha256=spec.weights_sha256,
+            use_gpu=True,
+        )
+        workflow.connect(inputnode, 't1w', find, 't1w')
+        workflow.connect(find, 'probability', outputnode, 'probability')
     workflow.connect(
         [
             (inputnode, find, [(name, name) for name in names]),
@@ -106,21 +169,17 @@ def add_lesion_outputs(
     def out(field: str) -> tuple[Any, str]:
         return found, f'outputnode.{field}'
 
-    model = {
-        'Type': 'Lesion',
-        'Model': threshold.NAME,
-        'ModelDescription': 'classical baseline without training; see the report',
-        'ThresholdWhiteMatterSD': threshold.WHITE_MATTER_SD,
-        'ThresholdGreyMatterSD': threshold.GREY_MATTER_SD,
-        'MinimumVolumeMM3': threshold.MINIMUM_MM3,
-    }
+    spec = models_for(sinks.settings).get('lesions')
+    model = _model_metadata(spec)
+    contrasts = [item.name for item in spec.channels] if spec else ['FLAIR']
+    used = tuple(name for name in contrasts if name in sinks.visit.images)
     fields = {'orig': 'mask_orig', 'individual': 'mask', MNI: 'mask_mni'}
     for space, field in fields.items():
         if space == 'individual' or space in sinks.settings.output_spaces:
             sinks.image(
                 out(field),
                 space=space,
-                contrasts=('FLAIR',),
+                contrasts=used,
                 label='L',
                 suffix='mask',
                 metadata=model,
@@ -128,11 +187,20 @@ def add_lesion_outputs(
     sinks.image(
         out('labels'),
         space='individual',
-        contrasts=('FLAIR',),
+        contrasts=used,
         desc='lesions',
         suffix='dseg',
         metadata=model,
     )
+    if spec is not None:
+        sinks.image(
+            out('probability'),
+            space='individual',
+            contrasts=used,
+            label='L',
+            suffix='probseg',
+            metadata=model,
+        )
     sinks.lookup(out('rows'), space='individual', desc='lesions')
     sinks.table(out('rows'), 'lesions', common)
     flair, brain = (applied, 'outputnode.preproc_FLAIR'), (applied, 'outputnode.brain_mask')
@@ -141,7 +209,7 @@ def add_lesion_outputs(
         brain,
         description='lesions',
         contrast='FLAIR',
-        title=f'{sinks.visit.name}: lesions found by {threshold.NAME}',
+        title=f'{sinks.visit.name}: lesions found by {model["Model"]}',
         outlined=out('mask'),
         kind='lesions',
     )

@@ -27,7 +27,7 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     )
     text += midpoint.METHODS
     if 'lesions' in settings.tasks:
-        text += lesions.METHODS
+        text += lesions.methods(settings)
     if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
         text += longitudinal.METHODS
     return ' '.join((text + CAUTION).split())

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nipype.interfaces.base import File, traits
+from nipype.interfaces.base import File, isdefined, traits
 
 from msapp.interfaces.base import (
     BaseInterfaceInputSpec,
+    NetworkInterfaceInputSpec,
     NodeInterface,
     TraitedSpec,
     array,
@@ -43,34 +44,99 @@ class FindLesions(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         from msapp.imaging import geometry
-        from msapp.lesions import instances, threshold
+        from msapp.lesions import threshold
 
-        image, brain = load(self.inputs.flair), mask_array(self.inputs.brain_mask)
-        spacing = geometry.spacing_mm(image)
         found = threshold.find_hyperintensities(
             array(self.inputs.flair),
-            brain,
-            spacing,
+            mask_array(self.inputs.brain_mask),
+            geometry.spacing_mm(load(self.inputs.flair)),
             white_matter=array(self.inputs.white_matter),
             grey_matter=array(self.inputs.grey_matter),
         )
-        labels = instances.label_instances(
-            found.mask, float(np.prod(spacing)), minimum_mm3=threshold.MINIMUM_MM3
+        return _describe(
+            self.inputs, found.mask, found.height_sd, threshold.NAME, threshold.MINIMUM_MM3, folder
         )
-        to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
-        rows = threshold.measure_lesions(labels, found, brain, image.affine, to_mni)
-        volumes = [row['volume_mm3'] for row in rows]
-        return {
-            'mask': save(labels > 0, image, folder / 'lesions.nii.gz'),
-            'labels': save(labels, image, folder / 'labels.nii.gz'),
-            'rows': rows,
-            'measures': {
-                'lesion_model': threshold.NAME,
-                'lesion_count': len(rows),
-                'lesion_volume_ml': sum(volumes) / 1000,
-                'largest_lesion_ml': max(volumes, default=0.0) / 1000,
-            },
-        }
+
+
+class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
+    t1w = File(exists=True)
+    model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
+    weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+
+
+class _SegmentLesionsOutput(_FindLesionsOutput):
+    probability = File(exists=True)
+
+
+class SegmentLesions(NodeInterface):
+    """A network for lesions; see `msapp.inference.lesions`."""
+
+    input_spec, output_spec = _SegmentLesionsInput, _SegmentLesionsOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import geometry
+        from msapp.inference.device import current_device
+        from msapp.inference.lesions import predict_lesions
+        from msapp.lesions import threshold
+        from msapp.models.registry import load_network, load_spec
+
+        spec = load_spec(self.inputs.model)
+        flair, brain = array(self.inputs.flair), mask_array(self.inputs.brain_mask)
+        images = {'FLAIR': flair}
+        if isdefined(self.inputs.t1w):
+            images['T1w'] = array(self.inputs.t1w)
+        probability = predict_lesions(
+            images, brain, load_network(spec), spec, device=current_device()
+        )
+        image = load(self.inputs.flair)
+        heights = threshold.heights(
+            flair, brain, geometry.spacing_mm(image), array(self.inputs.white_matter)
+        )
+        mask = probability >= spec.threshold
+        described = _describe(
+            self.inputs, mask, heights, spec.name, spec.minimum_mm3, folder, probability
+        )
+        return described | {'probability': save(probability, image, folder / 'probability.nii.gz')}
+
+
+def _describe(
+    inputs: Any,
+    mask: np.ndarray,
+    height_sd: np.ndarray,
+    model: str,
+    minimum_mm3: float,
+    folder: Path,
+    probability: np.ndarray | None = None,
+) -> dict[str, Any]:
+    """Number the lesions of a mask and measure them: the outputs that all methods share."""
+    from msapp.imaging import geometry
+    from msapp.lesions import instances, threshold
+
+    image = load(inputs.flair)
+    labels = instances.label_instances(
+        mask, float(np.prod(geometry.spacing_mm(image))), minimum_mm3=minimum_mm3
+    )
+    rows = threshold.measure_lesions(
+        labels,
+        height_sd,
+        mask_array(inputs.brain_mask),
+        image.affine,
+        np.linalg.inv(matrix(inputs.to_mni)),
+        probability=probability,
+    )
+    volumes = [row['volume_mm3'] for row in rows]
+    return {
+        'mask': save(labels > 0, image, folder / 'lesions.nii.gz'),
+        'labels': save(labels, image, folder / 'labels.nii.gz'),
+        'rows': rows,
+        'measures': {
+            'lesion_model': model,
+            'lesion_count': len(rows),
+            'lesion_volume_ml': sum(volumes) / 1000,
+            'largest_lesion_ml': max(volumes, default=0.0) / 1000,
+        },
+    }
 
 
 class _NoiseInput(BaseInterfaceInputSpec):

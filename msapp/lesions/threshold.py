@@ -6,6 +6,7 @@ It is a baseline to compare networks with, not a detector to rely on: it knows n
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -81,53 +82,94 @@ def find_hyperintensities(
     ----------
     J.-C. Souplet et al., MS Lesion Segmentation Challenge, MICCAI 2008 (limit from grey matter).
     """
-    sigma = [SMOOTHING_MM / step for step in spacing_mm]
-    smooth = ndimage.gaussian_filter(flair.astype(np.float32), sigma)
+    smooth = _smooth(flair, spacing_mm)
     normal = lower_distribution(smooth[brain & (white_matter > CERTAIN_WHITE_MATTER)])
     inner = erode_mm(brain, SURFACE_MM, spacing_mm)
     grey = robust_distribution(smooth[inner & (grey_matter > CERTAIN_GREY_MATTER)])
     limit = max(
         normal.centre + WHITE_MATTER_SD * normal.spread, grey.centre + GREY_MATTER_SD * grey.spread
     )
-    height = (smooth - normal.centre) / max(normal.spread, 1e-6 * abs(normal.centre))
     bright = (smooth > limit) & inner
     certain = bright & (white_matter > POSSIBLE_WHITE_MATTER)
     not_cortex = certain | (bright & (grey_matter < POSSIBLE_GREY_MATTER))
     mask = ndimage.binary_propagation(certain, mask=not_cortex)
-    return Hyperintensity(mask, height.astype(np.float32), normal)
+    return Hyperintensity(mask, _height(smooth, normal), normal)
+
+
+def heights(
+    flair: np.ndarray,
+    brain: np.ndarray,
+    spacing_mm: tuple[float, float, float],
+    white_matter: np.ndarray,
+) -> np.ndarray:
+    """Measure how far FLAIR lies above normal-appearing white matter.
+
+    Parameters
+    ----------
+    flair, brain, spacing_mm, white_matter
+        As for `find_hyperintensities`.
+
+    Returns
+    -------
+    (I, J, K) ndarray of float32
+        Robust standard deviations above the mode of normal-appearing white matter.
+    """
+    smooth = _smooth(flair, spacing_mm)
+    return _height(
+        smooth, lower_distribution(smooth[brain & (white_matter > CERTAIN_WHITE_MATTER)])
+    )
+
+
+def _smooth(flair: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    sigma = [SMOOTHING_MM / step for step in spacing_mm]
+    smooth: np.ndarray = ndimage.gaussian_filter(flair.astype(np.float32), sigma)
+    return smooth
+
+
+def _height(smooth: np.ndarray, normal: Distribution) -> np.ndarray:
+    height = (smooth - normal.centre) / max(normal.spread, 1e-6 * abs(normal.centre))
+    return height.astype(np.float32)
 
 
 def measure_lesions(
     labels: np.ndarray,
-    found: Hyperintensity,
+    height_sd: np.ndarray,
     brain: np.ndarray,
     affine: np.ndarray,
     to_mni: np.ndarray,
-) -> list[dict[str, float]]:
+    *,
+    probability: np.ndarray | None = None,
+) -> list[dict[str, Any]]:
     """Make the rows of the lesion table, one a lesion, without the visit's columns.
 
     Parameters
     ----------
     labels : (I, J, K) ndarray of int
         Lesion instances.
-    found : Hyperintensity
+    height_sd : (I, J, K) ndarray
+        See `heights`.
     brain : (I, J, K) ndarray of bool
     affine : (4, 4) ndarray
         Voxel indices to world of ``individual``, mm.
     to_mni : (4, 4) ndarray
         World of ``individual`` to world of MNI, mm.
+    probability : (I, J, K) ndarray, optional
+        Of a network, in [0, 1].
     """
     spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
     depth = distance_maps(brain, spacing).depth
     rows = []
     for lesion in measure_instances(labels, affine):
         inside = labels[lesion.box] == lesion.label
-        row: dict[str, float] = {'lesion': lesion.label, 'volume_mm3': lesion.volume_mm3}
+        row: dict[str, Any] = {'lesion': lesion.label, 'volume_mm3': lesion.volume_mm3}
         row |= position_columns(lesion.centre_mm, to_mni)
         row |= {
             'extent_mm': lesion.extent_mm,
-            'contrast_sd': float(found.height_sd[lesion.box][inside].mean()),
+            'contrast_sd': float(height_sd[lesion.box][inside].mean()),
             'depth_mm': float(depth[lesion.box][inside].mean()),
+            'mean_probability': (
+                None if probability is None else float(probability[lesion.box][inside].mean())
+            ),
         }
         rows.append(row)
     return rows

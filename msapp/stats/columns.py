@@ -149,6 +149,11 @@ LESIONS: dict[str, Column] = {
     'depth_mm': _column(
         'Mean distance of the lesion to the brain surface.', 'mm', 'distance map of the brain mask'
     ),
+    'mean_probability': _column(
+        "Mean of the network's probability over the lesion; n/a for a method without one.",
+        'arbitrary',
+        '0 to 1, probability map, individual space',
+    ),
 }
 
 CHANGES: dict[str, Column] = {

@@ -150,7 +150,7 @@ class TestHyperintensities:
         labels = label_instances(found.mask, float(np.prod(spacing_mm)), minimum_mm3=3)
         affine = np.diag([*spacing_mm, 1.0])
         affine[:3, 3] = points[:, 0, 0, 0]
-        rows = measure_lesions(labels, found, brain, affine, np.eye(4))
+        rows = measure_lesions(labels, found.height_sd, brain, affine, np.eye(4))
         assert [row['lesion'] for row in rows] == [1, 2, 3]
         for row, (centre, radius_mm) in zip(rows, LESIONS, strict=True):
             assert row['volume_mm3'] == pytest.approx(ball_mm3(radius_mm), rel=0.25)

@@ -146,7 +146,6 @@ def test_weights_that_do_not_fit_are_refused(model, content):
         ({'window': [32, 8, 32]}, 'no side may be under 16'),
         ({'channels': [{'name': 'FLAIR'}]}, 'in_channels is 2, but there are 1 channels'),
         ({'channels': [{'name': 'FLAIR'}] * 2}, 'named twice: FLAIR'),
-        ({'channels': [{'name': 'T1w', 'may_be_missing': True}]}, 'at least one may not be missin'),
         ({'classes': ['a', 'b']}, 'out_channels is 1, but there are 2 classes'),
         ({'supports': ['magic']}, 'supports.0: Input should be'),
     ],

@@ -1,0 +1,120 @@
+"""What a network for lesions is fed, and what is made of its answer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from msapp.errors import InputError
+from msapp.inference.lesions import predict_lesions
+from msapp.models.spec import ModelSpec
+
+WINDOW = (16, 16, 16)
+
+
+class Bright(nn.Module):
+    """Calls lesion what is brighter than 1.5 on FLAIR, or where there is none 1.5 on T1w."""
+
+    divisor = 1
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, image):
+        self.seen.append(image.amax(dim=(0, 2, 3, 4)).tolist())
+        return 8 * (image.amax(dim=1, keepdim=True) - 1.5)
+
+
+def spec(**changes):
+    values = {
+        'name': 'toy',
+        'version': '1',
+        'task': 'lesions',
+        'channels': [{'name': 'FLAIR'}, {'name': 'T1w', 'may_be_missing': True}],
+        'spacing_mm': (1.0, 1.0, 1.0),
+        'normalisation': {'name': 'white_matter'},
+        'architecture': {'name': 'headed_unet'},
+        'window': WINDOW,
+        'threshold': 0.5,
+        'training': {'synthetic_only': True},
+        'licence': 'none',
+        'intended_use': 'tests',
+    }
+    return ModelSpec(**values | changes)
+
+
+@pytest.fixture
+def flair():
+    image = np.ones((30, 24, 20), np.float32)
+    image[10:14, 10:14, 8:12] = 2.0
+    image[0, 0, 0] = 9.0
+    return image
+
+
+@pytest.fixture
+def brain(flair):
+    mask = np.zeros(flair.shape, bool)
+    mask[4:26, 3:21, 2:18] = True
+    return mask
+
+
+def test_probability_is_high_in_the_lesion_and_0_outside_the_brain(flair, brain):
+    probability = predict_lesions({'FLAIR': flair}, brain, Bright(), spec())
+    assert probability.shape == flair.shape
+    assert probability.dtype == np.float32
+    assert ((probability >= 0.5) == ((flair == 2.0) & brain)).all()
+    assert (probability[~brain] == 0).all()
+
+
+def test_temperature_divides_the_logits(flair, brain):
+    plain = predict_lesions({'FLAIR': flair}, brain, Bright(), spec())
+    cooled = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(temperature=2.0))
+    inside = plain[11, 11, 9], cooled[11, 11, 9]
+    logits = [np.log(p / (1 - p)) for p in inside]
+    assert logits[0] == pytest.approx(2 * logits[1], rel=1e-3)
+    assert logits[0] == pytest.approx(4.0, rel=1e-2)
+
+
+def test_a_missing_channel_is_0_and_intensities_are_clipped(flair, brain):
+    network = Bright()
+    flair[12, 12, 10] = 50.0
+    predict_lesions({'FLAIR': flair}, brain, network, spec())
+    assert max(seen[0] for seen in network.seen) == 3.0
+    assert all(seen[1] == 0 for seen in network.seen)
+
+
+def test_channels_go_in_the_order_of_the_model(flair, brain):
+    network = Bright()
+    predict_lesions({'T1w': flair * 0 + 0.5, 'FLAIR': flair, 'T2w': flair}, brain, network, spec())
+    assert all(len(seen) == 2 for seen in network.seen)
+    assert max(seen[1] for seen in network.seen) == 0.5
+
+
+@pytest.mark.parametrize(
+    ('contrast', 'channels', 'wanted'),
+    [
+        ('T1w', [{'name': 'FLAIR'}, {'name': 'T1w', 'may_be_missing': True}], 'needs FLAIR,'),
+        (
+            'T2w',
+            [{'name': n, 'may_be_missing': True} for n in ('FLAIR', 'T1w')],
+            'needs FLAIR or T1w,',
+        ),
+    ],
+)
+def test_a_contrast_that_is_needed_is_named(flair, brain, contrast, channels, wanted):
+    with pytest.raises(InputError, match=f'model toy {wanted}'):
+        predict_lesions({contrast: flair}, brain, Bright(), spec(channels=channels))
+
+
+def test_an_empty_brain_is_refused(flair, brain):
+    with pytest.raises(InputError, match='brain mask is empty'):
+        predict_lesions({'FLAIR': flair}, brain & False, Bright(), spec())
+
+
+def test_the_window_may_be_larger_than_the_brain(flair, brain):
+    probability = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(window=(64, 64, 64)))
+    assert ((probability >= 0.5) == ((flair == 2.0) & brain)).all()
+    assert torch.is_grad_enabled()
