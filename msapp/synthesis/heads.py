@@ -18,13 +18,8 @@ from msapp.errors import InputError
 from msapp.files import atomic_path
 from msapp.imaging import geometry, registration
 from msapp.imaging.distance import dilate_mm, erode_mm
+from msapp.imaging.tissue import ZONES as ZONES
 from msapp.synthesis.contrast import CONTRASTS
-
-# What the anatomy network tells apart, in the order of its classes.
-ZONES = (
-    'background', 'ventricles', 'csf', 'cortex', 'white_matter', 'deep_grey', 'brain_stem',
-    'cerebellum',
-)  # fmt: skip
 
 # Tissue: its zone, its material in `contrast.CONTRASTS`, and the labels that it gathers from both
 # sides. Tissues are drawn with signals of their own; those of one zone may differ.

@@ -73,6 +73,7 @@ def train(
     data: Path,
     out: Path,
     device: str = 'cpu',
+    bfloat16: bool = False,
     workers: int = 1,
     threads: int | None = None,
     fold: str | None = None,
@@ -91,7 +92,9 @@ def train(
         Gets ``checkpoints``, ``log/from-STEP/metrics.csv``, ``curves.png``, ``feed.png`` and
         ``model``. A checkpoint that is there is gone on from.
     device : {'cpu', 'cuda'}
-        On a GPU heads are drawn there too, and arithmetic is bfloat16.
+        On a GPU heads are drawn there too.
+    bfloat16 : bool
+        Arithmetic of the network; weights and loss keep 32 bits.
     workers : int
         Processes that draw heads, on the CPU.
     threads : int, optional
@@ -115,7 +118,8 @@ def train(
     trained_on, held_out = read_heads(recipe, data, out / 'cache')
     bank = read_bank(recipe, data)
     cases = _real_cases(recipe, data, out / 'cache', fold)
-    module = Segmentation(recipe)
+    # Twice as fast on a CPU.
+    module = Segmentation(recipe).to(memory_format=torch.channels_last_3d)
     if start_from:
         module.network.load_state_dict(load_network(load_spec(start_from)).state_dict())
     checkpoint = out / 'checkpoints' / CHECKPOINT
@@ -129,7 +133,7 @@ def train(
         worker_init_fn=_one_thread,
         persistent_workers=not on_gpu and workers > 0,
     )
-    trainer = _trainer(recipe, out, device, max_minutes, resumed)
+    trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     trainer.fit(
         module,
         train_dataloaders=batches,
@@ -225,7 +229,12 @@ def _step_of(checkpoint: Path) -> int:
 
 
 def _trainer(
-    recipe: Recipe, out: Path, device: str, max_minutes: float | None, resumed: int
+    recipe: Recipe,
+    out: Path,
+    device: str,
+    bfloat16: bool,
+    max_minutes: float | None,
+    resumed: int,
 ) -> lightning.Trainer:
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     schedule = recipe.schedule
@@ -234,7 +243,7 @@ def _trainer(
         devices=1,
         # Alone, also within a batch job.
         plugins=[LightningEnvironment()],
-        precision='bf16-mixed' if device == 'cuda' else '32-true',
+        precision='bf16-mixed' if bfloat16 else '32-true',
         max_steps=schedule.steps,
         max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
         val_check_interval=schedule.validate_every,

@@ -199,17 +199,17 @@ array=$(awk 'NR == 2 {print $1}' "$out"/logs/slurm/*/jobs.tsv)
 status 1
 has_line '^4 participants: 4 queued'
 
-until_true 240 'steps of sub-03' steps_of sub-03 5
+until_true 600 'steps of sub-03' steps_of sub-03 5
 job=$(squeue --noheader --jobs="${array}_3" --format=%A)
 mapfile -t processes < <(scontrol listpids "$job" | awk 'NR > 1 && $1 > 0 {print $1}')
 say "killing the ${#processes[@]} processes of sub-03 (job ${array}_3)"
 kill -KILL "${processes[@]}"
 
-until_true 240 'steps of sub-04' steps_of sub-04 5
+until_true 600 'steps of sub-04' steps_of sub-04 5
 say "queueing sub-04 again (job ${array}_4)"
 scontrol requeue "${array}_4"
 
-until_true 400 'the end of all jobs' queue_is_empty
+until_true 1200 'the end of all jobs' queue_is_empty
 say 'the first submission has ended'
 status 1
 has_line '^done: sub-01 sub-04$'
