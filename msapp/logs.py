@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from msapp.errors import UsageError
+from msapp.files import NO_ROOM, storage_error
 
 LOGGER_NAME = 'msapp'
 LOG_FILE = 'msapp.log'
@@ -47,6 +48,8 @@ def setup_logging(log_dir: Path | None, verbosity: int = 0) -> logging.Logger:
     ------
     UsageError
         If the folder or the file cannot be written.
+    StorageError
+        If there is no room for them.
     """
     # A line that finds no room on the disk is lost; it must not become a traceback on the terminal.
     logging.raiseExceptions = False
@@ -62,7 +65,8 @@ def setup_logging(log_dir: Path | None, verbosity: int = 0) -> logging.Logger:
             log_dir.mkdir(parents=True, exist_ok=True)
             file = logging.FileHandler(log_dir / LOG_FILE, encoding='utf-8')
         except OSError as error:
-            raise UsageError(
+            full = storage_error(error, log_dir) if error.errno in NO_ROOM else None
+            raise full or UsageError(
                 f'{log_dir}: cannot write the log there ({error.strerror}).'
             ) from error
         file.setFormatter(logging.Formatter(FILE_FORMAT))
