@@ -145,7 +145,7 @@ def _add_applied(
 ) -> pe.Workflow:
     """Add the graph that brings a visit into ``individual``, and connect it."""
     applied = session.init_visit_apply_wf(visit=visit, settings=settings)
-    fields = [*session.TISSUES, *(f'n4_{contrast}' for contrast in visit.images)]
+    fields = [*session.carried(settings), *(f'n4_{contrast}' for contrast in visit.images)]
     fields += [f'to_reference_{name}' for name in visit.images if name != visit.reference]
     workflow.connect(
         [

@@ -12,10 +12,14 @@ from msapp.interfaces.lesions import FindLesions, SegmentLesions
 from msapp.lesions import threshold
 from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
-from msapp.workflows.outputs import LARGE_GB, MNI, VisitSinks, make_node
-
-# A network of the size that may be shipped, its windows, and torch itself.
-NETWORK_GB = 3.0
+from msapp.workflows.outputs import (
+    LARGE_GB,
+    MNI,
+    VisitSinks,
+    make_network_node,
+    make_node,
+    model_metadata,
+)
 
 THRESHOLD_METHODS = f"""\
 Lesions were found by the baseline 'threshold': FLAIR voxels more than
@@ -60,10 +64,7 @@ def _model_metadata(spec: ModelSpec | None) -> dict[str, Any]:
         }
     return {
         'Type': 'Lesion',
-        'Model': spec.name,
-        'ModelVersion': spec.version,
-        'ModelSHA256': spec.weights_sha256,
-        'TrainedOnSyntheticDataOnly': spec.training.synthetic_only,
+        **model_metadata(spec),
         'Threshold': spec.threshold,
         'Temperature': spec.temperature,
         'MinimumVolumeMM3': spec.minimum_mm3,
@@ -113,14 +114,7 @@ def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
     if spec is None:
         find = make_node(FindLesions(), 'find_lesions', mem_gb=LARGE_GB)
     else:
-        find = make_node(
-            SegmentLesions(),
-            'segment_lesions',
-            mem_gb=NETWORK_GB,
-            model=str(spec.folder),
-            weights_sha256=spec.weights_sha256,
-            use_gpu=True,
-        )
+        find = make_network_node(SegmentLesions(), 'segment_lesions', spec)
         workflow.connect(inputnode, 't1w', find, 't1w')
         workflow.connect(find, 'probability', outputnode, 'probability')
     workflow.connect(

@@ -12,12 +12,16 @@ from nipype.pipeline import engine as pe
 from msapp.bids.dataset import uri
 from msapp.bids.names import contrast_entities, derivative_path, figure_path
 from msapp.bids.query import Visit
+from msapp.imaging.tissue import ZONES
 from msapp.interfaces import figures, outputs
+from msapp.models.registry import ModelSpec
 from msapp.settings import Settings
 
 MNI = 'MNI152NLin2009aSym'
 # Memory that holds a few images of the individual grid, GB.
 SMALL_GB, LARGE_GB = 1.0, 2.0
+# A network of the size that may be shipped, its windows, and torch itself.
+NETWORK_GB = 3.0
 
 # Sinks that write a JSON file beside their own.
 WITH_SIDECAR = (
@@ -35,6 +39,29 @@ def make_node(interface: Any, name: str, *, mem_gb: float = SMALL_GB, **inputs: 
     node = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=1)
     node.inputs.trait_set(**inputs)
     return node
+
+
+def make_network_node(interface: Any, name: str, spec: ModelSpec, **inputs: Any) -> pe.Node:
+    """Make a node that runs a model, on a GPU where the run has one."""
+    return make_node(
+        interface,
+        name,
+        mem_gb=NETWORK_GB,
+        model=str(spec.folder),
+        weights_sha256=spec.weights_sha256,
+        use_gpu=True,
+        **inputs,
+    )
+
+
+def model_metadata(spec: ModelSpec) -> dict[str, Any]:
+    """Return the keys of a sidecar that say which model made the file."""
+    return {
+        'Model': spec.name,
+        'ModelVersion': spec.version,
+        'ModelSHA256': spec.weights_sha256,
+        'TrainedOnSyntheticDataOnly': spec.training.synthetic_only,
+    }
 
 
 def safe_name(text: str) -> str:
@@ -163,6 +190,11 @@ class VisitSinks:
         node = self._add(outputs.SaveLookup(), f'save_lookup_{entities["desc"]}', path)
         self.workflow.connect(*source, node, 'rows')
 
+    def zone_names(self) -> None:
+        """Write the TSV that names the zones."""
+        path = self._path(space='individual', desc='zones', suffix='dseg', extension='.tsv')
+        self._add(outputs.SaveNames(), 'save_lookup_zones', path, names=list(ZONES))
+
     def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
         """Write the table of lesions or changes."""
         path = self._path(desc=kind, suffix='stats', extension='.tsv')
@@ -205,6 +237,16 @@ class VisitSinks:
         self.workflow.connect(*brain_mask, node, 'brain_mask')
         if outlined is not None:
             self.workflow.connect(*outlined, node, 'outlined')
+
+    def zones(
+        self, image: Source, zones: Source, brain_mask: Source, *, contrast: str, title: str
+    ) -> None:
+        """Draw the zones over a contrast."""
+        path = self._figure_path('zones', contrast)
+        node = self._add(figures.DrawZones(), 'draw_zones', path, title=title)
+        self.workflow.connect(*image, node, 'image')
+        self.workflow.connect(*zones, node, 'zones')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')
 
     def checkerboard(
         self,

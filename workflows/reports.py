@@ -23,7 +23,7 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     visits = [visit for participant in participants for visit in participant.visits]
     references = sorted({visit.reference for visit in visits}) or ['FLAIR']
     text = session.FIT_METHODS.format(
-        reference=' or '.join(references), brain=session.BRAIN_METHODS[settings.brain_extraction]
+        reference=' or '.join(references), brain=session.brain_methods(settings)
     )
     text += midpoint.METHODS
     if 'lesions' in settings.tasks:

@@ -12,11 +12,22 @@ from msapp.bids.names import contrast_entities
 from msapp.bids.query import Visit
 from msapp.interfaces import imaging
 from msapp.interfaces.lesions import MeasureNoise
+from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
-from msapp.workflows.outputs import LARGE_GB, MNI, SMALL_GB, VisitSinks, make_node, safe_name
+from msapp.workflows.outputs import (
+    LARGE_GB,
+    MNI,
+    SMALL_GB,
+    VisitSinks,
+    make_network_node,
+    make_node,
+    model_metadata,
+    safe_name,
+)
 
 TISSUES = ('brain', 'white_matter', 'grey_matter')
 BRAIN_FIELDS = (*TISSUES, 'from_mni', 'measures')
+NETWORK = 'network'
 
 FIT_METHODS = """\
 Images were corrected for the receive field with N4 (Tustison et al., IEEE TMI 2010) and other
@@ -26,7 +37,27 @@ BRAIN_METHODS = {
     'template': 'laying MNI152NLin2009aSym (Fonov et al., NeuroImage 2011) into the head (rigid '
     'to affine, then a coarse SyN; Avants et al., Med Image Anal 2008)',
     'bet': 'FSL BET (Smith, Hum Brain Mapp 2002)',
+    NETWORK: "the network '{name}' {version}, which tells zones of the brain apart on an image of "
+    'any contrast (trained on images drawn from label maps of heads, after Billot et al., Med '
+    'Image Anal 2023); MNI152NLin2009aSym (Fonov et al., NeuroImage 2011) was registered to it '
+    'affinely',
 }
+
+
+def brain_methods(settings: Settings) -> str:
+    """Return how the brain is found, for the sentence of `FIT_METHODS`."""
+    text = BRAIN_METHODS[settings.brain_extraction]
+    spec = _anatomy_model(settings)
+    return text if spec is None else text.format(name=spec.name, version=spec.version)
+
+
+def carried(settings: Settings) -> tuple[str, ...]:
+    """Return the outputs of the fit of a visit that its second graph brings elsewhere."""
+    return (*TISSUES, 'zones') if settings.brain_extraction == NETWORK else TISSUES
+
+
+def _anatomy_model(settings: Settings) -> ModelSpec | None:
+    return models_for(settings).get('anatomy')
 
 
 def init_visit_fit_wf(
@@ -35,8 +66,9 @@ def init_visit_fit_wf(
     """Build the graph that estimates masks and transforms on one visit's own grids.
 
     Workflow Graph
-        conform -> N4, for each contrast; brain extraction on the reference contrast (FLAIR, else
-        T1w); rigid registration of each other contrast to the reference.
+        conform -> N4, for each contrast; zones by a network, where it is asked for, and brain
+        extraction on the reference contrast (FLAIR, else T1w); rigid registration of each other
+        contrast to the reference.
 
     Parameters
     ----------
@@ -53,13 +85,15 @@ def init_visit_fit_wf(
         Transform that resamples it onto the reference (not for the reference itself).
     brain, white_matter, grey_matter, from_mni, measures
         Of `msapp.interfaces.imaging.ExtractBrain`.
+    zones
+        Of `msapp.interfaces.imaging.SegmentAnatomy`, with ``--brain-extraction network``.
     """
     workflow = pe.Workflow(name=f'{safe_name(visit.session or "visit")}_fit_wf')
     others = [contrast for contrast in visit.images if contrast != visit.reference]
     fields = [f'n4_{contrast}' for contrast in visit.images]
     fields += [f'to_reference_{contrast}' for contrast in others]
     outputnode = pe.Node(
-        niu.IdentityInterface([*fields, *BRAIN_FIELDS]),
+        niu.IdentityInterface([*fields, *BRAIN_FIELDS, 'zones']),
         name='outputnode',
     )
     corrected: dict[str, pe.Node] = {}
@@ -81,6 +115,11 @@ def init_visit_fit_wf(
     if given_mask is not None:
         brain.inputs.given_mask = str(given_mask)
     workflow.connect(corrected[visit.reference], 'out_file', brain, 'in_file')
+    if spec := _anatomy_model(settings):
+        zones = make_network_node(imaging.SegmentAnatomy(), 'zones', spec)
+        workflow.connect(corrected[visit.reference], 'out_file', zones, 'in_file')
+        workflow.connect(zones, 'zones', brain, 'zones')
+        workflow.connect(zones, 'zones', outputnode, 'zones')
     for field in BRAIN_FIELDS:
         workflow.connect(brain, field, outputnode, field)
     for contrast in others:
@@ -108,8 +147,8 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
     ------
     to_individual, to_mni
         Transforms of `msapp.interfaces.imaging.FindMidpoint`.
-    n4_<contrast>, to_reference_<contrast>, brain, white_matter, grey_matter
-        Outputs of :func:`init_visit_fit_wf`.
+    n4_<contrast>, to_reference_<contrast>, brain, white_matter, grey_matter, zones
+        Outputs of :func:`init_visit_fit_wf`; ``zones`` where a network tells them.
 
     Outputs
     -------
@@ -117,14 +156,17 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
         Normalised image in ``individual``, and the transform that took it there.
     brain_mask, brain_mask_orig, white_matter, grey_matter
         Masks in ``individual`` and ``orig``; tissue probabilities in ``individual``.
+    zones
+        The likeliest zone of each voxel in ``individual``, where a network tells them.
     measures_brain, measures_noise, alignment_<contrast>
         Numbers for the summary.
     """
     workflow = pe.Workflow(name=f'{safe_name(visit.session or "visit")}_wf')
+    taken = carried(settings)
     others = [contrast for contrast in visit.images if contrast != visit.reference]
     inputnode = pe.Node(
         niu.IdentityInterface(
-            ['to_individual', 'to_mni', *TISSUES]
+            ['to_individual', 'to_mni', *taken]
             + [f'n4_{contrast}' for contrast in visit.images]
             + [f'to_reference_{contrast}' for contrast in others]
         ),
@@ -132,7 +174,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
     )
     outputnode = pe.Node(
         niu.IdentityInterface(
-            ['brain_mask', 'brain_mask_orig', 'white_matter', 'grey_matter']
+            ['brain_mask', 'brain_mask_orig', 'white_matter', 'grey_matter', 'zones']
             + ['measures_brain', 'measures_noise']
             + [f'{kind}_{contrast}' for contrast in visit.images for kind in ('preproc', 'xfm')]
             + [f'alignment_{contrast}' for contrast in others]
@@ -147,7 +189,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
                 inputnode,
                 masks,
                 [
-                    *((name, name) for name in TISSUES),
+                    *((name, name) for name in taken),
                     (f'n4_{visit.reference}', 'reference'),
                     ('to_individual', 'to_individual'),
                 ],
@@ -162,6 +204,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
                     ('orig', 'brain_mask_orig'),
                     ('white_matter', 'white_matter'),
                     ('grey_matter', 'grey_matter'),
+                    ('zones', 'zones'),
                     ('measures', 'measures_brain'),
                 ],
             ),
@@ -219,7 +262,9 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
     """
     visit = sinks.visit
     reference = visit.reference
+    spec = _anatomy_model(sinks.settings)
     method = {'Method': sinks.settings.brain_extraction, 'Type': 'Brain'}
+    method |= {} if spec is None else model_metadata(spec)
 
     def out(field: str) -> tuple[Any, str]:
         return applied, f'outputnode.{field}'
@@ -234,6 +279,23 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
                 suffix='mask',
                 metadata=method,
             )
+    if spec is not None:
+        sinks.image(
+            out('zones'),
+            space='individual',
+            contrasts=(reference,),
+            desc='zones',
+            suffix='dseg',
+            metadata={'Type': 'Region'} | model_metadata(spec),
+        )
+        sinks.zone_names()
+        sinks.zones(
+            out(f'preproc_{reference}'),
+            out('zones'),
+            out('brain_mask'),
+            contrast=reference,
+            title=f'{visit.name}: zones by {spec.name} on {reference}',
+        )
     for contrast in visit.images:
         entities = contrast_entities(contrast)
         sinks.image(

@@ -20,7 +20,7 @@ NEEDED_MODELS = {
 }
 # Tasks of the registry whose network has a step in the graph of a participant. A model alone
 # does nothing, so one for another task is refused rather than left unused.
-NETWORKS_IN_GRAPH = frozenset({'lesions'})
+NETWORKS_IN_GRAPH = frozenset({'anatomy', 'lesions'})
 
 
 def check_available(settings: Settings) -> None:

@@ -167,8 +167,14 @@ def _die_with_parent(parent_pid: int) -> None:
 
 
 def _redirect_output(log_file: str) -> None:
-    """Send everything libraries print, even from C, to a file instead of the terminal."""
-    descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    """Send everything libraries print, even from C, to a file instead of the terminal.
+
+    Where there is no room for the file what they print is lost, not the worker.
+    """
+    try:
+        descriptor = os.open(log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

@@ -1,7 +1,9 @@
-"""Brain extraction without a network: the MNI template is laid into the head and its mask taken.
+"""The brain of one image, its tissues, and the affine map from MNI.
 
-The template that nilearn ships is skull-stripped, so it is compared with the head only inside its
-own dilated brain mask: rigid, similarity, affine, then a coarse SyN.
+Without a network the MNI template is laid into the head and its mask taken. The template that
+nilearn ships is skull-stripped, so it is compared with the head only inside its own dilated brain
+mask: rigid, similarity, affine, then a coarse SyN. With the zones of a network the brain is known
+beforehand, and the affine map between the two brains is all that is looked for.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from scipy import ndimage
 
 from msapp.errors import InputError, MissingDependencyError
 from msapp.imaging import geometry, registration
+from msapp.imaging.tissue import zone_share
 
 # Adults' intracranial volume lies between about 1.0 and 2.1 litres; MNI's brain mask has 1.9.
 SKULL_STRIPPED_MAX_ML = 2200.0
@@ -112,14 +115,18 @@ def is_skull_stripped(image: nib.spatialimages.SpatialImage) -> bool:
 
 
 def _affine_from_template(
-    template: Template, head: nib.spatialimages.SpatialImage, seed: int
+    template: Template,
+    head: nib.spatialimages.SpatialImage,
+    seed: int,
+    brain: nib.spatialimages.SpatialImage | None = None,
 ) -> np.ndarray:
     """Find the affine map from MNI into a head, trying other starts while it looks wrong.
 
-    The start lays the centres of mass upon each other at the scale of an average brain, so that
-    the template does not grow into a bright scalp.
+    The start lays the centres of mass upon each other, the brain's where it is known, at the
+    scale of an average brain, so that the template does not grow into a bright scalp.
     """
-    shift = geometry.centre_of_mass_mm(head) - geometry.centre_of_mass_mm(template.image)
+    middle = geometry.centre_of_mass_mm(template.image)
+    shift = geometry.centre_of_mass_mm(head if brain is None else brain) - middle
     for height_mm in (0.0, -25.0, 25.0):
         from_mni = np.diag([AVERAGE_SCALE, AVERAGE_SCALE, AVERAGE_SCALE, 1.0])
         from_mni[:3, 3] = shift + np.array([0, 0, height_mm])
@@ -184,23 +191,85 @@ def extract_brain(
         iterations=warp_iterations,
         seed=seed,
     )
-    was_stripped = is_skull_stripped(image)
-    if given_mask is None and was_stripped:
-        given_mask = geometry.like(_not_zero(image), image)
-    if given_mask is not None:
-        given = (np.asanyarray(given_mask.dataobj) > 0).astype(np.float32)
-        brain = geometry.resample(geometry.like(given, given_mask), head)
+    known = _known_brain(image, given_mask, head)
+    brain = brain if known is None else known
     return BrainExtraction(
         brain=geometry.like(brain, head),
         white_matter=geometry.like(white * brain, head),
         grey_matter=geometry.like(grey * brain, head),
         from_mni=from_mni,
-        similarity=registration.normalized_mutual_information(
-            np.asanyarray(template.image.dataobj),
-            geometry.resample(image, template.image, from_mni),
-            np.asanyarray(template.brain.dataobj) > 0,
-        ),
-        was_stripped=was_stripped,
+        similarity=_similarity(template, image, from_mni),
+        was_stripped=is_skull_stripped(image),
+    )
+
+
+def brain_from_zones(
+    image: nib.Nifti1Image,
+    zones: nib.Nifti1Image,
+    *,
+    given_mask: nib.spatialimages.SpatialImage | None = None,
+    seed: int = 0,
+) -> BrainExtraction:
+    """Read brain and tissues from the zones of a network, and find the affine map from MNI.
+
+    Parameters
+    ----------
+    image : nibabel.Nifti1Image, 3-D
+        As for `extract_brain`.
+    zones : nibabel.Nifti1Image, (I, J, K, 8)
+        Probability of each of `msapp.imaging.tissue.ZONES`, in the world of the image.
+    given_mask, seed
+        As for `extract_brain`.
+
+    Returns
+    -------
+    BrainExtraction
+
+    Raises
+    ------
+    InputError
+        If no plausible match with the template exists.
+    """
+    template = load_template()
+    probabilities = np.asanyarray(zones.dataobj)
+    grid = geometry.like(probabilities[..., 0], zones)
+    known = _known_brain(image, given_mask, grid)
+    brain = 1 - probabilities[..., 0] if known is None else known
+    head = registration.coarse(image, TEMPLATE_VOXEL_MM)
+    shown = np.asanyarray(head.dataobj) * geometry.resample(geometry.like(brain, grid), head)
+    from_mni = _affine_from_template(
+        template, geometry.like(shown, head), seed, geometry.like(brain, grid)
+    )
+    return BrainExtraction(
+        brain=geometry.like(brain, grid),
+        white_matter=geometry.like(zone_share(probabilities, 'white_matter') * brain, grid),
+        grey_matter=geometry.like(zone_share(probabilities, 'cortex', 'deep_grey') * brain, grid),
+        from_mni=from_mni,
+        similarity=_similarity(template, image, from_mni),
+        was_stripped=is_skull_stripped(image),
+    )
+
+
+def _known_brain(
+    image: nib.Nifti1Image,
+    given_mask: nib.spatialimages.SpatialImage | None,
+    grid: nib.spatialimages.SpatialImage,
+) -> np.ndarray | None:
+    """Return the mask that was given, or that an image stripped before brings, on a grid."""
+    if given_mask is None and is_skull_stripped(image):
+        given_mask = geometry.like(_not_zero(image), image)
+    if given_mask is None:
+        return None
+    given = (np.asanyarray(given_mask.dataobj) > 0).astype(np.float32)
+    return geometry.resample(geometry.like(given, given_mask), grid)
+
+
+def _similarity(template: Template, image: nib.Nifti1Image, from_mni: np.ndarray) -> float:
+    """Compare image and template inside the template's brain."""
+    return registration.normalized_mutual_information(
+        np.asanyarray(template.image.dataobj),
+        geometry.resample(image, template.image, from_mni),
+        np.asanyarray(template.brain.dataobj) > 0,
     )
 
 

@@ -50,6 +50,40 @@ class DrawMosaic(NodeInterface):
         return {'out_file': str(target)}
 
 
+class _ZonesInput(SinkInput):
+    image = File(exists=True, mandatory=True)
+    zones = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    title = traits.Str(mandatory=True)
+
+
+class DrawZones(NodeInterface):
+    """Slices of one contrast with the outline of every zone."""
+
+    input_spec, output_spec = _ZonesInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging.tissue import ZONES
+        from msapp.reports import figures
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        zones = np.asanyarray(load(self.inputs.zones).dataobj)
+        figures.mosaic(
+            array(self.inputs.image),
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            contours=[
+                (zones == number, figures.ZONE_COLOURS[name], name.replace('_', ' '))
+                for number, name in enumerate(ZONES)
+                if name in figures.ZONE_COLOURS
+            ],
+            title=self.inputs.title,
+            affine=load(self.inputs.image).affine,
+        )
+        return {'out_file': str(target)}
+
+
 class _CheckerboardInput(SinkInput):
     first = File(exists=True, mandatory=True)
     second = File(exists=True, mandatory=True)

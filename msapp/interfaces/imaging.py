@@ -10,6 +10,7 @@ from nipype.interfaces.base import File, InputMultiObject, traits
 
 from msapp.interfaces.base import (
     BaseInterfaceInputSpec,
+    NetworkInterfaceInputSpec,
     NodeInterface,
     TraitedSpec,
     array,
@@ -62,8 +63,37 @@ class CorrectBias(NodeInterface):
         return {'out_file': save(image.get_fdata(dtype=np.float32), image, folder / 'n4.nii')}
 
 
+class _SegmentAnatomyInput(NetworkInterfaceInputSpec):
+    in_file = File(exists=True, mandatory=True)
+    model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
+    weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+
+
+class _SegmentAnatomyOutput(TraitedSpec):
+    zones = File(exists=True, desc='probability of each zone, 4-D')
+
+
+class SegmentAnatomy(NodeInterface):
+    """Zones of a head; see `msapp.inference.anatomy`."""
+
+    input_spec, output_spec = _SegmentAnatomyInput, _SegmentAnatomyOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.inference.anatomy import predict_zones
+        from msapp.inference.device import current_device
+        from msapp.models.registry import load_network, load_spec
+
+        spec = load_spec(self.inputs.model)
+        zones = predict_zones(
+            load(self.inputs.in_file), load_network(spec), spec, device=current_device()
+        )
+        return {'zones': save(np.asanyarray(zones.dataobj), zones, folder / 'zones.nii')}
+
+
 class _ExtractBrainInput(_OneImageInput):
-    method = traits.Enum('template', 'bet', mandatory=True)
+    method = traits.Enum('network', 'template', 'bet', mandatory=True)
+    zones = File(exists=True, desc='by the network, for the method of this name')
     given_mask = File(exists=True, desc='a mask to use in place of one found here')
     seed = traits.Int(0, usedefault=True)
 
@@ -91,8 +121,13 @@ class ExtractBrain(NodeInterface):
             given = load(self.inputs.given_mask)
         elif self.inputs.method == 'bet':
             given = brain.bet_mask(image)
-        options = {'warp_iterations': SLOPPY_WARP_ITERATIONS} if self.inputs.sloppy else {}
-        found = brain.extract_brain(image, given_mask=given, seed=self.inputs.seed, **options)
+        seed = self.inputs.seed
+        if self.inputs.method == 'network':
+            zones = load(self.inputs.zones)
+            found = brain.brain_from_zones(image, zones, given_mask=given, seed=seed)
+        else:
+            options = {'warp_iterations': SLOPPY_WARP_ITERATIONS} if self.inputs.sloppy else {}
+            found = brain.extract_brain(image, given_mask=given, seed=seed, **options)
         used = 'given mask' if self.inputs.given_mask else self.inputs.method
         return {
             'brain': save(found.brain.get_fdata(), found.brain, folder / 'brain.nii.gz'),
@@ -209,6 +244,7 @@ class _BrainMasksInput(BaseInterfaceInputSpec):
     brain = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
     grey_matter = File(exists=True, mandatory=True)
+    zones = File(exists=True, desc='probability of each zone, 4-D')
     reference = File(exists=True, mandatory=True, desc='gives the orig grid')
     to_individual = File(exists=True, mandatory=True)
 
@@ -218,17 +254,18 @@ class _BrainMasksOutput(TraitedSpec):
     individual = File(exists=True)
     white_matter = File(exists=True)
     grey_matter = File(exists=True)
+    zones = File(exists=True)
     measures = traits.Dict()
 
 
 class BrainMasks(NodeInterface):
-    """Brain mask in ``orig`` and ``individual``, and tissue maps in ``individual``."""
+    """Brain mask in ``orig`` and ``individual``; tissue maps, and zones, in ``individual``."""
 
     input_spec, output_spec = _BrainMasksInput, _BrainMasksOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.imaging import brain, geometry
+        from msapp.imaging import brain, geometry, tissue
 
         grid, reference = geometry.individual_grid(), load(self.inputs.reference)
         transform = matrix(self.inputs.to_individual)
@@ -238,16 +275,23 @@ class BrainMasks(NodeInterface):
             geometry.resample(load(path), grid, transform)
             for path in (self.inputs.white_matter, self.inputs.grey_matter)
         )
-        volume_ml = individual.sum() * geometry.voxel_volume_mm3(grid) / 1000
-        return {
+        voxel_mm3 = geometry.voxel_volume_mm3(grid)
+        outputs: dict[str, Any] = {}
+        volumes = {'brain_volume_ml': float(individual.sum() * voxel_mm3 / tissue.MM3_PER_ML)}
+        if self.inputs.zones:
+            zones = tissue.zones_on_grid(load(self.inputs.zones), individual, grid, transform)
+            outputs['zones'] = save(zones, grid, folder / 'zones.nii.gz')
+            for name, volume_ml in tissue.zone_volumes_ml(zones, voxel_mm3).items():
+                volumes[f'{name}_ml'] = volume_ml
+        return outputs | {
             'orig': save(
                 brain.mask_on_grid(probability, reference), reference, folder / 'o.nii.gz'
             ),
             'individual': save(individual, grid, folder / 'individual.nii.gz'),
             'white_matter': save(white, grid, folder / 'white_matter.nii.gz'),
             'grey_matter': save(grey, grid, folder / 'grey_matter.nii.gz'),
-            'measures': {
-                'brain_volume_ml': float(volume_ml),
+            'measures': volumes
+            | {
                 'slice_thickness_mm': round(max(geometry.spacing_mm(reference)), 3),
                 'voxel_volume_mm3': geometry.voxel_volume_mm3(reference),
             },

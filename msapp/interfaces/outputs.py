@@ -103,6 +103,26 @@ class SaveLookup(NodeInterface):
         return {'out_file': str(target)}
 
 
+class _SaveNamesInput(SinkInput):
+    names = traits.List(traits.Str(), mandatory=True, desc='by index, from 0')
+
+
+class SaveNames(NodeInterface):
+    """Write the lookup table of a ``dseg`` image whose classes are always the same."""
+
+    input_spec, output_spec = _SaveNamesInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        lines = [
+            'index\tname',
+            *(f'{index}\t{name}' for index, name in enumerate(self.inputs.names)),
+        ]
+        write_atomic(target, '\n'.join(lines) + '\n')
+        return {'out_file': str(target)}
+
+
 class _SaveSummaryInput(SinkInput):
     common = traits.Dict(mandatory=True, desc='columns known before anything ran')
     brain = traits.Dict()

@@ -7,7 +7,7 @@ cortex, *infratentorial* ones lie in brain stem or cerebellum; all others are *d
 that touches several of them has one class all the same, so its distances and the share of its
 volume in each class are given beside it.
 
-Three rules make this hold on zone maps of a network, which knows no lesions:
+Four rules make this hold on zone maps of a network, which knows no lesions:
 
 - Zones inside lesions do not count. A lesion may carry any label (cortex, ventricle); distances
   are measured to the zones outside all lesions.
@@ -15,6 +15,11 @@ Three rules make this hold on zone maps of a network, which knows no lesions:
 - What is nearer to brain stem and cerebellum than to the cerebrum belongs to the posterior fossa:
   lesions whatever their label, and the fourth ventricle with the aqueduct, which makes nothing
   periventricular.
+- Nothing is deep unless ventricles, cortex and posterior fossa are all on the map: being far from
+  what was not seen is no finding.
+
+All widths suit the grid of ``individual``, 1 mm; where voxels are longer than 2 mm, neighbours do
+not touch.
 """
 
 from __future__ import annotations
@@ -24,13 +29,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage, spatial
+from scipy import ndimage
 
 from msapp.imaging.distance import dilate_mm, erode_mm
 from msapp.imaging.tissue import zone_mask
 from msapp.lesions.instances import Instance, measure_instances, position_columns
 
-# Code in a class image: index + 1, the numbers that LST-AI writes too.
+# Code in a class image: index + 1, the numbers that LST-AI writes too; 0 is not known.
 LOCATIONS = ('periventricular', 'juxtacortical', 'deep', 'infratentorial')
 PERIVENTRICULAR, JUXTACORTICAL, DEEP, INFRATENTORIAL = range(1, 5)
 
@@ -67,10 +72,7 @@ COLUMNS = {
     'x_mni_mm': 'that point in MNI space, mm',
     'y_mni_mm': 'the same',
     'z_mni_mm': 'the same',
-    'extent_x_mm': 'side of the box around it along the first axis of the grid, mm',
-    'extent_y_mm': 'along the second axis',
-    'extent_z_mm': 'along the third axis',
-    'diameter_mm': 'longest straight line in it, mm; see longest_diameter_mm',
+    'extent_mm': 'longest side of the box around it, mm',
     'mean_probability': 'mean of the probability map over it, 0 to 1',
     'ventricle_mm': 'smallest distance to the cerebral ventricles, mm',
     'cortex_mm': 'smallest distance to the cerebral cortex, mm',
@@ -80,9 +82,8 @@ COLUMNS = {
     'juxtacortical_fraction': 'the same',
     'deep_fraction': 'the same',
     'infratentorial_fraction': 'the same; the four add up to 1',
-    'surround_contrast': 'see Contrast; 0.3 is 30 % of white matter brighter',
+    'surround_contrast': 'see surround_contrast; 0.3 is 30 % of white matter brighter',
 }
-KINDS = {'lesion': int, 'location': object}
 
 Spacing = tuple[float, float, float]
 
@@ -108,6 +109,11 @@ class Distances:
     def __getitem__(self, index: np.ndarray | tuple[slice, ...]) -> Distances:
         """Return the distances of some voxels, by mask or box."""
         return Distances(self.ventricle[index], self.cortex[index], self.posterior_fossa[index])
+
+    def all_found(self) -> np.ndarray:
+        """Return where all three are known, which a class of deep asks for."""
+        found = np.isfinite(self.ventricle) & np.isfinite(self.cortex)
+        return found & np.isfinite(self.posterior_fossa)
 
 
 def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> Distances:
@@ -141,23 +147,26 @@ def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacin
     """
     if zones.shape != lesions.shape:
         raise ValueError(f'zones are {zones.shape} and lesions {lesions.shape}; one grid is needed')
-    whole = [np.full(zones.shape, np.inf, np.float32) for _ in range(3)]
-    boxes = ndimage.find_objects(((zones > 0) | lesions).astype(np.uint8))
-    if boxes:
-        zones, lesions = zones[boxes[0]], lesions[boxes[0]]
-        outside = np.where(lesions, 0, zones)
-        to_fossa = _distance_mm(zone_mask(outside, *POSTERIOR_FOSSA), spacing_mm)
-        below = to_fossa < _distance_mm(zone_mask(outside, *CEREBRUM), spacing_mm)
-        to_fossa[lesions & below] = 0
-        ventricles = zone_mask(outside, 'ventricles') & ~below
-        found = (
-            _distance_mm(ventricles, spacing_mm, MIN_VENTRICLE_MM3),
-            _distance_mm(zone_mask(outside, 'cortex'), spacing_mm),
-            to_fossa,
-        )
-        for target, part in zip(whole, found, strict=True):
-            target[boxes[0]] = part
+    whole = np.full((3, *zones.shape), np.inf, np.float32)
+    # A head fills a fifth of its grid, and time goes with the volume.
+    for box in ndimage.find_objects(((zones > 0) | lesions).astype(np.uint8)):
+        whole[:, *box] = _measure_in_box(zones[box], lesions[box], spacing_mm)
     return Distances(*whole)
+
+
+def _measure_in_box(
+    zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the distances to ventricles, cortex and posterior fossa, mm."""
+    outside = np.where(lesions, 0, zones)
+    to_fossa = _distance_mm(zone_mask(outside, *POSTERIOR_FOSSA), spacing_mm)
+    below = to_fossa < _distance_mm(zone_mask(outside, *CEREBRUM), spacing_mm)
+    ventricles = zone_mask(outside, 'ventricles') & ~below
+    return (
+        _distance_mm(ventricles, spacing_mm, MIN_VENTRICLE_MM3),
+        _distance_mm(zone_mask(outside, 'cortex'), spacing_mm),
+        np.where(lesions & below, 0, to_fossa),
+    )
 
 
 def drop_islands(mask: np.ndarray, minimum_mm3: float, voxel_mm3: float) -> np.ndarray:
@@ -201,8 +210,8 @@ def classify_voxels(distances: Distances) -> np.ndarray:
     """Give each voxel the class of its place, whatever lesion it belongs to.
 
     The first that holds: in the posterior fossa; within `PERIVENTRICULAR_MM` of the ventricles;
-    within `JUXTACORTICAL_MM` of the cortex; deep. Ventricles come before cortex as in LST-AI
-    (T. Wiltgen et al., NeuroImage Clin. 2024;42:103611).
+    within `JUXTACORTICAL_MM` of the cortex; deep, if all three are somewhere. Ventricles come
+    before cortex as in LST-AI (T. Wiltgen et al., NeuroImage Clin. 2024;42:103611).
 
     Parameters
     ----------
@@ -211,7 +220,7 @@ def classify_voxels(distances: Distances) -> np.ndarray:
     Returns
     -------
     ndarray of uint8
-        Index into `LOCATIONS` plus 1; only inside lesions does it mean anything.
+        Index into `LOCATIONS` plus 1; 0 is not known. Only inside lesions does it mean anything.
 
     Examples
     --------
@@ -224,9 +233,10 @@ def classify_voxels(distances: Distances) -> np.ndarray:
             distances.posterior_fossa == 0,
             distances.ventricle <= PERIVENTRICULAR_MM,
             distances.cortex <= JUXTACORTICAL_MM,
+            distances.all_found(),
         ],
-        [INFRATENTORIAL, PERIVENTRICULAR, JUXTACORTICAL],
-        DEEP,
+        [INFRATENTORIAL, PERIVENTRICULAR, JUXTACORTICAL, DEEP],
+        0,
     ).astype(np.uint8)
 
 
@@ -236,8 +246,9 @@ def measure_locations(
     affine: np.ndarray,
     to_mni: np.ndarray,
     *,
+    image: np.ndarray,
+    white_matter: np.ndarray,
     probability: np.ndarray | None = None,
-    contrast: Contrast | None = None,
 ) -> pd.DataFrame:
     """Make the table of lesions: size, place, class and contrast of each.
 
@@ -251,45 +262,57 @@ def measure_locations(
         Voxel indices to world of ``individual``, mm.
     to_mni : (4, 4) ndarray
         World of ``individual`` to world of MNI, mm.
+    image, white_matter
+        See `surround_contrast`.
     probability : (I, J, K) ndarray, optional
         Of a network, in [0, 1].
-    contrast : Contrast, optional
-        Where ``surround_contrast`` is taken from.
 
     Returns
     -------
     pandas.DataFrame
         One line a lesion, by label, with the columns `COLUMNS`; without lesions, no line. What
-        was not asked for or cannot be told is NaN; a distance to what is not there is infinite.
+        was not given or cannot be told is missing (NaN, None): so are the distance to what is not
+        on the map, and all four shares of a lesion with a voxel of unknown class.
     """
+    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
     rows = []
     for lesion in measure_instances(labels, affine):
         inside = labels[lesion.box] == lesion.label
-        places = distances[lesion.box][inside]
-        shares = np.bincount(classify_voxels(places), minlength=len(LOCATIONS) + 1)[1:]
-        row: dict[str, Any] = {'lesion': lesion.label, 'volume_mm3': lesion.volume_mm3}
-        row |= position_columns(lesion.centre_mm, to_mni)
-        row |= _sides(inside, affine)
-        row |= {
+        row: dict[str, Any] = {
+            'lesion': lesion.label,
+            'volume_mm3': lesion.volume_mm3,
+            'extent_mm': lesion.extent_mm,
             'mean_probability': (
                 np.nan if probability is None else float(probability[lesion.box][inside].mean())
             ),
-            'ventricle_mm': float(places.ventricle.min()),
-            'cortex_mm': float(places.cortex.min()),
-            'posterior_fossa_mm': float(places.posterior_fossa.min()),
-            'location': classify_lesion(places),
-            'surround_contrast': np.nan if contrast is None else contrast.of(labels, lesion),
+            'surround_contrast': surround_contrast(lesion, labels, image, white_matter, spacing),
         }
-        row |= {
-            f'{name}_fraction': share / shares.sum()
-            for name, share in zip(LOCATIONS, shares, strict=True)
-        }
+        row |= position_columns(lesion.centre_mm, to_mni)
+        row |= _place_columns(distances[lesion.box][inside])
         rows.append(row)
-    kinds = {name: KINDS.get(name, float) for name in COLUMNS}
+    kinds = dict.fromkeys(COLUMNS, float) | {'lesion': int, 'location': object}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
 
 
-def classify_lesion(places: Distances) -> str:
+def _place_columns(places: Distances) -> dict[str, Any]:
+    """Return distances, class and shares of a lesion, of whose voxels ``places`` are."""
+    nearest = {
+        'ventricle_mm': places.ventricle.min(),
+        'cortex_mm': places.cortex.min(),
+        'posterior_fossa_mm': places.posterior_fossa.min(),
+    }
+    unknown, *counts = np.bincount(classify_voxels(places), minlength=len(LOCATIONS) + 1)
+    return {
+        **{name: float(value) if np.isfinite(value) else np.nan for name, value in nearest.items()},
+        'location': classify_lesion(places),
+        **{
+            f'{name}_fraction': np.nan if unknown else count / sum(counts)
+            for name, count in zip(LOCATIONS, counts, strict=True)
+        },
+    }
+
+
+def classify_lesion(places: Distances) -> str | None:
     """Give a lesion the one class that the criteria would.
 
     Parameters
@@ -299,93 +322,59 @@ def classify_lesion(places: Distances) -> str:
 
     Returns
     -------
-    str
+    str or None
         The first that holds: ``infratentorial`` if at least half of its voxels lie in the
         posterior fossa (touching does not count, for occipital lesions lie on the cerebellum);
         ``periventricular`` if a voxel is within `TOUCHING_MM` of the ventricles;
-        ``juxtacortical`` if one is within `TOUCHING_MM` of the cortex; ``deep``.
+        ``juxtacortical`` if one is within `TOUCHING_MM` of the cortex; None if one of the three
+        is not on the map; ``deep``.
     """
     if np.mean(places.posterior_fossa == 0) >= 0.5:
-        return LOCATIONS[INFRATENTORIAL - 1]
+        return 'infratentorial'
     if places.ventricle.min() <= TOUCHING_MM:
-        return LOCATIONS[PERIVENTRICULAR - 1]
+        return 'periventricular'
     if places.cortex.min() <= TOUCHING_MM:
-        return LOCATIONS[JUXTACORTICAL - 1]
-    return LOCATIONS[DEEP - 1]
+        return 'juxtacortical'
+    return 'deep' if places.all_found().all() else None
 
 
-def _sides(inside: np.ndarray, affine: np.ndarray) -> dict[str, float]:
-    """Return the columns of size of a lesion that fills its box ``inside``."""
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    sides = np.array(inside.shape) * spacing
-    columns = {f'extent_{axis}_mm': float(side) for axis, side in zip('xyz', sides, strict=True)}
-    return columns | {'diameter_mm': longest_diameter_mm(inside, tuple(spacing))}
-
-
-def longest_diameter_mm(mask: np.ndarray, spacing_mm: Spacing) -> float:
-    """Measure the longest straight line in a lesion, exactly.
+def surround_contrast(
+    lesion: Instance,
+    labels: np.ndarray,
+    image: np.ndarray,
+    white_matter: np.ndarray,
+    spacing_mm: Spacing,
+) -> float:
+    """Compare a lesion with the white matter around it.
 
     Parameters
     ----------
-    mask : (I, J, K) ndarray of bool
-        Not empty.
-    spacing_mm : tuple of float
-        Voxel size, mm.
-
-    Returns
-    -------
-    float
-        mm: the largest distance between two voxel centres plus the mean edge of a voxel, so that
-        a row of n voxels of 1 mm is n mm long.
-
-    Examples
-    --------
-    >>> round(longest_diameter_mm(np.ones((4, 1, 3), bool), (1.0, 1.0, 1.0)), 3)
-    4.606
-    """
-    ends = mask
-    for axis in range(mask.ndim):
-        # Only a voxel at an end of its line along every axis can end a diameter.
-        before = np.cumsum(mask, axis)
-        ends = ends & ((before == 1) | (before == before.max(axis, keepdims=True)))
-    points = np.argwhere(ends) * np.asarray(spacing_mm)
-    return float(np.mean(spacing_mm) + spatial.distance.pdist(points).max(initial=0.0))
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """An image, and the white matter that its lesions are compared with.
-
-    Attributes
-    ----------
+    lesion : Instance
+    labels : (I, J, K) ndarray of int
+        Lesion instances.
     image : (I, J, K) ndarray
         White matter's mode at 1, as `msapp.imaging.intensity.normalize` leaves it.
     white_matter : (I, J, K) ndarray of bool
         See `normal_white_matter`.
     spacing_mm : tuple of float
         Voxel size, mm.
+
+    Returns
+    -------
+    float
+        Mean of the lesion minus the median of the white matter within `SURROUND_MM` of it; NaN
+        where there is less than `MIN_SURROUND_MM3` of that.
     """
-
-    image: np.ndarray
-    white_matter: np.ndarray
-    spacing_mm: Spacing
-
-    def of(self, labels: np.ndarray, lesion: Instance) -> float:
-        """Return the mean of a lesion minus the median of the white matter within 10 mm of it.
-
-        NaN where there are less than 30 mm3 of that white matter.
-        """
-        box = tuple(
-            slice(max(side.start - more, 0), side.stop + more)
-            for side, step in zip(lesion.box, self.spacing_mm, strict=True)
-            for more in [int(np.ceil(SURROUND_MM / step))]
-        )
-        inside = labels[box] == lesion.label
-        near = dilate_mm(inside, SURROUND_MM, self.spacing_mm) & self.white_matter[box]
-        if near.sum() * np.prod(self.spacing_mm) < MIN_SURROUND_MM3:
-            return float('nan')
-        image = self.image[box]
-        return float(image[inside].mean() - np.median(image[near]))
+    box = tuple(
+        slice(max(side.start - more, 0), side.stop + more)
+        for side, step in zip(lesion.box, spacing_mm, strict=True)
+        for more in [int(np.ceil(SURROUND_MM / step))]
+    )
+    inside = labels[box] == lesion.label
+    near = dilate_mm(inside, SURROUND_MM, spacing_mm) & white_matter[box]
+    if near.sum() * np.prod(spacing_mm) < MIN_SURROUND_MM3:
+        return float('nan')
+    return float(image[box][inside].mean() - np.median(image[box][near]))
 
 
 def normal_white_matter(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> np.ndarray:

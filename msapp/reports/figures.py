@@ -45,6 +45,7 @@ __all__ = [
     'BRAIN_COLOUR',
     'CANDIDATE_COLOUR',
     'LESION_COLOUR',
+    'ZONE_COLOURS',
     'candidates_panel',
     'checkerboard',
     'flicker',
@@ -55,6 +56,15 @@ __all__ = [
 Contour = tuple[np.ndarray, str, str]
 Slices = Literal['brain', 'area']
 
+# Fluid around the brain is left without an outline: it would hide the cortex.
+ZONE_COLOURS = {
+    'ventricles': '#4dd2ff',
+    'cortex': '#ff5a4d',
+    'white_matter': '#f2f4f7',
+    'deep_grey': '#ffd23f',
+    'brain_stem': '#7bd88f',
+    'cerebellum': '#c792ea',
+}
 CROP_MM = 60  # side of a candidate's picture
 CAPTION_VOXELS = 9  # room above each row of the panel
 PLANE_GAP = 2 * GAP  # between the three planes of a row

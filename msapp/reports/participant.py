@@ -120,6 +120,8 @@ CAPTIONS = {
     'mask or the alignment below is wrong.',
     'brain': 'The outline should follow the surface of the brain. Distrust volumes and lesions '
     'where it cuts into the brain or takes in eyes, dura or neck.',
+    'zones': 'The outlines should follow ventricles, cortex and deep grey matter. Distrust volumes '
+    'of zones, and where a lesion is said to lie, where they do not.',
     'alignment': 'Sulci and ventricles should run on across the tiles, and edges should lie on '
     'the borders of the anatomy. Distrust everything that uses this contrast where both step '
     'aside by more than a voxel.',
@@ -221,6 +223,12 @@ def _present(
     return [view for name, view in views.items() if view.uri is not None or name in expected]
 
 
+def _zones(files: _Files, reference: str) -> list[FigureView]:
+    """Read the figure of the zones; only a network makes one."""
+    view = _either(files, 'zones', reference, 'Zones of the brain')
+    return [view] if view.uri is not None else []
+
+
 def _pair(files: _Files, since: str) -> PairView:
     return PairView(
         since=since,
@@ -268,6 +276,7 @@ def _visit(
         viewer=files.viewer(),
         quality=(
             _either(files, 'brain', reference, 'Brain mask'),
+            *_zones(files, reference),
             *_present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
         ),
         mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),

@@ -74,6 +74,25 @@ def _alignment(contrast: str) -> Column:
     )
 
 
+_ZONES = {
+    'ventricles': 'all four ventricles with the choroid plexus',
+    'csf': 'cerebrospinal fluid around the brain, as far as the brain mask takes it in',
+    'cortex': 'cerebral cortex',
+    'white_matter': 'cerebral white matter, lesions in it included',
+    'deep_grey': 'thalamus, basal ganglia, hippocampus, amygdala and ventral diencephalon',
+    'brain_stem': 'brain stem',
+    'cerebellum': 'cerebellum',
+}
+
+
+def _zone(what: str) -> Column:
+    return _column(
+        f'Volume of the {what}; n/a where brain extraction used no network.',
+        'mL',
+        'zones of the anatomy network, individual space',
+    )
+
+
 VISITS: dict[str, Column] = {
     **_PARTICIPANT,
     'acq_time': _column('Date and time of the scan.', source='scans.tsv, sessions.tsv or JSON'),
@@ -89,6 +108,7 @@ VISITS: dict[str, Column] = {
         'Method of brain extraction that was used.', source='--brain-extraction'
     ),
     'brain_volume_ml': _column('Volume of the brain mask.', 'mL', 'brain mask, individual space'),
+    **{f'{zone}_ml': _zone(text) for zone, text in _ZONES.items()},
     'lesion_model': _column('Name of the lesion model.', source='--lesion-model'),
     'lesion_count': _column(
         'Number of separate lesions.', 'count', 'connected components of the lesion mask'

@@ -1,0 +1,268 @@
+"""The networks against manual masks of real patients, and on drawn heads that were held out.
+
+    python benchmarks/networks.py brain --data DATA
+    python benchmarks/networks.py lesions --data DATA [--model cs07=FOLDER --model cs19=FOLDER]
+    python benchmarks/networks.py heads --data DATA --heads CACHE
+
+``DATA`` is the folder with ``heads-t1``, ``ljubljana-longitudinal`` and ``ljubljana-mni``;
+``CACHE`` is the folder of prepared heads that ``msapp-train`` keeps in ``OUT/cache/heads``. Models
+are those of msapp where none is given. Nothing is printed without its n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import torch
+
+from msapp.evaluation.calibration import expected_calibration_error
+from msapp.evaluation.lesiontables import match_table, score_by_size
+from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
+from msapp.evaluation.thresholds import sweep_thresholds
+from msapp.evaluation.voxel import dice, hausdorff95_mm
+from msapp.imaging import geometry
+from msapp.imaging.brain import BrainExtraction, brain_from_zones, mask_on_grid
+from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
+from msapp.inference.anatomy import predict_zones
+from msapp.inference.lesions import predict_lesions
+from msapp.lesions import threshold
+from msapp.models.registry import load_network, load_spec
+from msapp.synthesis.acquisition import AcquisitionSettings
+from msapp.synthesis.generator import HeadGenerator
+from msapp.synthesis.heads import Head
+from msapp.training.data import Drawn, make_settings, read_bank
+from msapp.training.recipe import load_recipe
+
+# Its manual brain mask is too large (see the README of the data).
+WRONG_MASK = 'sub-ljub19'
+LJUBLJANA = 'ljubljana-longitudinal'
+CASES = ('cs07', 'cs19')
+INPUTS = {'both': ('FLAIR', 'T1w'), 'FLAIR': ('FLAIR',), 'T1w': ('T1w',)}
+THRESHOLDS = [round(value, 2) for value in np.arange(0.1, 0.95, 0.1)]
+SLICES_MM = (1.0, 3.0, 5.0)
+SEED = 1
+
+
+def main() -> None:
+    """Print the tables of one command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('command', choices=('brain', 'lesions', 'heads'))
+    parser.add_argument('--data', type=Path, required=True)
+    parser.add_argument('--model', action='append', default=[], help='FOLDER, or CASE=FOLDER')
+    parser.add_argument('--anatomy', default='anatomy', help='model that finds the brain')
+    parser.add_argument('--heads', type=Path)
+    parser.add_argument('--samples', type=int, default=20, help='heads drawn for each line')
+    parser.add_argument('--threads', type=int)
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    {'brain': compare_brains, 'lesions': compare_lesions, 'heads': score_heads}[given.command](
+        given
+    )
+    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    print(f'Peak memory of this process: {peak_gb:.2f} GB')
+
+
+# --- Brain masks --------------------------------------------------------------------------------
+
+
+def heads_with_masks(
+    data: Path,
+) -> Iterator[tuple[str, nib.Nifti1Image, nib.Nifti1Image, np.ndarray]]:
+    """Give each head: its name, image, manual mask, and the transform from mask to image."""
+    for path in sorted((data / 'heads-t1').glob('mass*_T1w.nii.gz')):
+        name = path.name.partition('_')[0]
+        mask = nib.load(path.with_name(f'{name}_desc-brain_source.nii.gz'))
+        yield f'{name} T1w', nib.load(path), mask, np.eye(4)
+    root = data / LJUBLJANA
+    for path in sorted(root.glob('sub-*/ses-*/anat/*.nii.gz')):
+        participant, session, contrast = path.name.removesuffix('.nii.gz').split('_')
+        if participant == WRONG_MASK:
+            continue
+        folder = root / 'derivatives' / 'manual' / participant / session / 'anat'
+        mask = nib.load(folder / f'{participant}_{session}_space-FLAIR_desc-brain_mask.nii.gz')
+        transform = np.eye(4)
+        if contrast != 'FLAIR':
+            name = f'{participant}_{session}_from-{contrast}_to-FLAIR_mode-image_xfm.txt'
+            transform = geometry.load_transform(folder / name)
+        yield f'{participant} {session} {contrast}', nib.load(path), mask, transform
+
+
+def compare_brains(given: argparse.Namespace) -> None:
+    """Compare brain masks on the grid of the manual mask."""
+    spec = load_spec(given.anatomy)
+    network = load_network(spec)
+    rows = []
+    for name, image, manual, to_image in heads_with_masks(given.data):
+        corrected = correct_bias(nib.as_closest_canonical(image))
+        begin = time.perf_counter()
+        zones = predict_zones(corrected, network, spec)
+        seconds = time.perf_counter() - begin
+        shares = np.asanyarray(zones.dataobj)
+        brain = geometry.like(1 - shares[..., 0], zones)
+        found, true = mask_on_grid(brain, manual, to_image), np.asanyarray(manual.dataobj) > 0
+        ml = geometry.voxel_volume_mm3(manual) / 1000
+        rows.append(
+            {
+                'image': name,
+                'dice': dice(found, true),
+                'hd95_mm': hausdorff95_mm(found, true, geometry.spacing_mm(manual)),
+                'found_ml': found.sum() * ml,
+                'manual_ml': true.sum() * ml,
+                'seconds': seconds,
+            }
+        )
+        print(rows[-1], flush=True)
+    table = pd.DataFrame(rows)
+    print(table.round(3).to_string(index=False))
+    print(
+        f'Brain Dice of {spec.name} {spec.version}: mean {table["dice"].mean():.3f}, lowest '
+        f'{table["dice"].min():.3f}, n = {len(table)} images; none was in the training.'
+    )
+
+
+# --- Lesions of real patients -------------------------------------------------------------------
+
+
+def compare_lesions(given: argparse.Namespace) -> None:
+    """Score lesions of the two patients with manual masks, by what the network is given."""
+    anatomy = load_spec(given.anatomy)
+    network = load_network(anatomy)
+    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
+    scores, sweeps = [], []
+    for name in CASES:
+        images, truth, brain = read_patient(given.data, name, network, anatomy)
+        spec = load_spec(chosen.get(name) or chosen.get('') or 'lesions')
+        lesions = load_network(spec)
+        inside = np.asanyarray(images['FLAIR'].dataobj) != 0
+        scaled = scale(images, brain, inside)
+        mm = geometry.spacing_mm(images['FLAIR'])
+        for title, channels in INPUTS.items():
+            begin = time.perf_counter()
+            probability = predict_lesions(
+                {key: scaled[key] for key in channels}, inside, lesions, spec
+            )
+            seconds = time.perf_counter() - begin
+            mask = probability >= spec.threshold
+            row = score(name, title, mask, truth, mm)
+            error = expected_calibration_error(probability, truth, inside=inside)
+            scores.append(row | {'ece': error, 'seconds': seconds})
+            sweep = sweep_thresholds(probability, truth, mm, THRESHOLDS)
+            sweeps.append(sweep.assign(patient=name, input=title))
+            print(scores[-1], flush=True)
+        white, grey = (
+            geometry.resample(image, images['FLAIR'])
+            for image in (brain.white_matter, brain.grey_matter)
+        )
+        baseline = threshold.find_hyperintensities(
+            scaled['FLAIR'], inside, mm, white_matter=white, grey_matter=grey
+        )
+        scores.append(score(name, threshold.NAME, baseline.mask, truth, mm))
+    print(pd.DataFrame(scores).round(3).to_string(index=False))
+    table = pd.concat(sweeps)[['patient', 'input', 'threshold', 'dice', 'anima_f1']]
+    print(table.pivot_table(index='threshold', columns=['patient', 'input']).round(3).to_string())
+    print(f'n = {len(CASES)} patients.')
+
+
+def read_patient(
+    data: Path, name: str, network: torch.nn.Module, anatomy: object
+) -> tuple[dict[str, nib.Nifti1Image], np.ndarray, BrainExtraction]:
+    """Read the images of a patient, its lesions and its brain."""
+    folder = data / 'ljubljana-mni' / f'sub-{name}'
+    stem = f'sub-{name}_space-MNI152'
+    images = {
+        key: nib.as_closest_canonical(nib.load(folder / f'{stem}_{key}.nii.gz'))
+        for key in ('FLAIR', 'T1w')
+    }
+    mask = nib.as_closest_canonical(nib.load(folder / f'{stem}_label-L_mask.nii.gz'))
+    zones = predict_zones(images['FLAIR'], network, anatomy)
+    brain = brain_from_zones(images['FLAIR'], zones)
+    return images, np.asanyarray(mask.dataobj) > 0, brain
+
+
+def scale(
+    images: dict[str, nib.Nifti1Image], brain: BrainExtraction, inside: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Scale white matter's mode to 1, as the app does."""
+    certain = geometry.resample(brain.white_matter, images['FLAIR']) > CERTAIN_WHITE_MATTER
+    return {
+        key: normalize(np.asanyarray(image.dataobj, np.float32), certain & inside)
+        for key, image in images.items()
+    }
+
+
+def score(
+    name: str, title: str, mask: np.ndarray, truth: np.ndarray, mm: tuple[float, float, float]
+) -> dict[str, object]:
+    """Return one line of the table."""
+    by_lesion = score_anima(mask, truth, mm)
+    ml = float(np.prod(mm)) / 1000
+    return {
+        'patient': name,
+        'input': title,
+        'dice': dice(mask, truth),
+        'anima_f1': by_lesion.f1,
+        'sensitivity': by_lesion.sensitivity,
+        'ppv': by_lesion.ppv,
+        'found_ml': mask.sum() * ml,
+        'true_ml': truth.sum() * ml,
+    }
+
+
+# --- Drawn heads --------------------------------------------------------------------------------
+
+
+def score_heads(given: argparse.Namespace) -> None:
+    """Score a network for lesions on drawn heads whose label maps it never saw."""
+    spec = load_spec(given.model[0] if given.model else 'lesions')
+    network = load_network(spec)
+    recipe = load_recipe('lesions')
+    heads = [Head.load(given.heads / f'{name}.npz') for name in recipe.data.held_out_heads]
+    bank = read_bank(recipe, given.data)
+    settings = make_settings(recipe)
+    lines, matches = [], []
+    for thickness in SLICES_MM:
+        acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
+        if thickness == min(SLICES_MM):
+            acquisition = AcquisitionSettings(thick=0.0)
+        drawing = Drawn(
+            HeadGenerator(
+                heads, replace(settings, missing=0.0, acquisition=acquisition), bank=bank
+            ),
+            recipe,
+        )
+        rng = np.random.default_rng(SEED)
+        for _ in range(given.samples):
+            item = drawing.draw(rng)
+            with torch.no_grad():
+                found = torch.sigmoid(network(item['image'][None]) / spec.temperature)[0, 0]
+            mask, truth = found.numpy() >= spec.threshold, item['target'][0].numpy() > 0
+            overlaps = pair_anima(mask, truth, 1.0)
+            matches.append(match_table(overlaps, detect_anima(overlaps)))
+            by_lesion = score_anima(mask, truth, (1.0, 1.0, 1.0))
+            lines.append(
+                {
+                    'slice_mm': thickness,
+                    'dice': dice(mask, truth) if truth.any() else float('nan'),
+                    'anima_f1': by_lesion.f1,
+                }
+            )
+    table = pd.DataFrame(lines)
+    grouped = table.groupby('slice_mm')
+    print(grouped.agg(['mean', 'count']).round(3).to_string())
+    print(score_by_size(pd.concat(matches)).round(3).to_string(index=False))
+    print(f'n = {len(table)} patches of {len(heads)} drawn heads; label maps held out.')
+
+
+if __name__ == '__main__':
+    main()
