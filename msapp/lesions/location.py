@@ -24,16 +24,15 @@ not touch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from msapp.imaging.distance import dilate_mm, erode_mm
 from msapp.imaging.tissue import zone_mask
-from msapp.lesions.instances import Instance, measure_instances, position_columns
+from msapp.lesions.contrast import surround_contrast
+from msapp.lesions.instances import measure_instances, position_columns
 
 # Code in a class image: index + 1, the numbers that LST-AI writes too; 0 is not known.
 LOCATIONS = ('periventricular', 'juxtacortical', 'deep', 'infratentorial')
@@ -52,12 +51,6 @@ JUXTACORTICAL_MM = 3.0
 MIN_VENTRICLE_MM3 = 50.0
 # Smallest part of every other zone; specks of cortex in those maps have up to 17 mm3.
 MIN_TISSUE_MM3 = 1000.0
-# Normal-appearing white matter is looked for in this range around a lesion: beyond its blurred
-# rim, and before the bias field and other tracts matter.
-RIM_MM = 2.0
-SURROUND_MM = 10.0
-MIN_SURROUND_MM3 = 30.0
-PARTIAL_VOLUME_MM = 1.0
 CEREBRUM = ('cortex', 'white_matter', 'deep_grey')
 POSTERIOR_FOSSA = ('brain_stem', 'cerebellum')
 CORNERS = np.ones((3, 3, 3), bool)
@@ -88,36 +81,8 @@ COLUMNS = {
 Spacing = tuple[float, float, float]
 
 
-@dataclass(frozen=True)
-class Distances:
-    """Distances to the structures that lesions are classified by, mm.
-
-    They run between voxel centres and are infinite where the structure was not found.
-
-    Attributes
-    ----------
-    ventricle, cortex : ndarray of float32
-        To the cerebral ventricles and to the cortex; 0 inside, at least one voxel in lesions.
-    posterior_fossa : ndarray of float32
-        To brain stem and cerebellum; 0 inside, and in lesions there.
-    """
-
-    ventricle: np.ndarray
-    cortex: np.ndarray
-    posterior_fossa: np.ndarray
-
-    def __getitem__(self, index: np.ndarray | tuple[slice, ...]) -> Distances:
-        """Return the distances of some voxels, by mask or box."""
-        return Distances(self.ventricle[index], self.cortex[index], self.posterior_fossa[index])
-
-    def all_found(self) -> np.ndarray:
-        """Return where all three are known, which a class of deep asks for."""
-        found = np.isfinite(self.ventricle) & np.isfinite(self.cortex)
-        return found & np.isfinite(self.posterior_fossa)
-
-
-def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> Distances:
-    """Measure how far every voxel is from ventricles, cortex and posterior fossa.
+def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """Measure how far every voxel lies from ventricles, cortex and posterior fossa.
 
     Parameters
     ----------
@@ -130,8 +95,11 @@ def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacin
 
     Returns
     -------
-    Distances, of (I, J, K)
-        Infinite outside the box around zones and lesions.
+    (3, I, J, K) ndarray of float32
+        To the cerebral ventricles, to the cortex, and to brain stem and cerebellum, mm, from
+        voxel centre to voxel centre. 0 inside them; in lesions at least one voxel, but for the
+        posterior fossa's lesions, which lie in it. Infinite where a structure is not on the map,
+        and outside the box around zones and lesions.
 
     Raises
     ------
@@ -151,62 +119,40 @@ def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacin
     # A head fills a fifth of its grid, and time goes with the volume.
     for box in ndimage.find_objects(((zones > 0) | lesions).astype(np.uint8)):
         whole[:, *box] = _measure_in_box(zones[box], lesions[box], spacing_mm)
-    return Distances(*whole)
+    return whole
 
 
-def _measure_in_box(
-    zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the distances to ventricles, cortex and posterior fossa, mm."""
+def _measure_in_box(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
+    """Do what `measure_distances` does, without looking for the box."""
     outside = np.where(lesions, 0, zones)
     to_fossa = _distance_mm(zone_mask(outside, *POSTERIOR_FOSSA), spacing_mm)
     below = to_fossa < _distance_mm(zone_mask(outside, *CEREBRUM), spacing_mm)
     ventricles = zone_mask(outside, 'ventricles') & ~below
-    return (
-        _distance_mm(ventricles, spacing_mm, MIN_VENTRICLE_MM3),
-        _distance_mm(zone_mask(outside, 'cortex'), spacing_mm),
-        np.where(lesions & below, 0, to_fossa),
+    return np.stack(
+        [
+            _distance_mm(ventricles, spacing_mm, MIN_VENTRICLE_MM3),
+            _distance_mm(zone_mask(outside, 'cortex'), spacing_mm),
+            np.where(lesions & below, 0, to_fossa),
+        ]
     )
-
-
-def drop_islands(mask: np.ndarray, minimum_mm3: float, voxel_mm3: float) -> np.ndarray:
-    """Remove the small parts of a mask; voxels that share a corner are one part.
-
-    Parameters
-    ----------
-    mask : (I, J, K) ndarray of bool
-    minimum_mm3 : float
-        Parts of less are removed, mm3.
-    voxel_mm3 : float
-        Volume of a voxel, mm3.
-
-    Returns
-    -------
-    (I, J, K) ndarray of bool
-
-    Examples
-    --------
-    >>> mask = np.array([1, 0, 1, 1, 0], bool).reshape(5, 1, 1)
-    >>> drop_islands(mask, 2.0, 1.0).ravel().tolist()
-    [False, False, True, True, False]
-    """
-    labels, _ = ndimage.label(mask, structure=CORNERS)
-    large = np.bincount(labels.ravel()) * voxel_mm3 >= minimum_mm3 * (1 - 1e-6)
-    large[0] = False
-    return large[labels]
 
 
 def _distance_mm(
     mask: np.ndarray, spacing_mm: Spacing, minimum_mm3: float = MIN_TISSUE_MM3
 ) -> np.ndarray:
-    """Return the distance to a mask without its islands, mm; infinite if nothing is left."""
-    kept = drop_islands(mask, minimum_mm3, float(np.prod(spacing_mm)))
-    if not kept.any():
+    """Return the distance to a mask without its islands, mm; infinite if nothing is left.
+
+    Parts that meet at a corner are one.
+    """
+    parts, _ = ndimage.label(mask, structure=CORNERS)
+    large = np.bincount(parts.ravel()) * np.prod(spacing_mm) >= minimum_mm3 * (1 - 1e-6)
+    large[0] = False
+    if not large.any():
         return np.full(mask.shape, np.inf, np.float32)
-    return ndimage.distance_transform_edt(~kept, sampling=spacing_mm).astype(np.float32)
+    return ndimage.distance_transform_edt(~large[parts], sampling=spacing_mm).astype(np.float32)
 
 
-def classify_voxels(distances: Distances) -> np.ndarray:
+def classify_voxels(distances: np.ndarray) -> np.ndarray:
     """Give each voxel the class of its place, whatever lesion it belongs to.
 
     The first that holds: in the posterior fossa; within `PERIVENTRICULAR_MM` of the ventricles;
@@ -215,25 +161,27 @@ def classify_voxels(distances: Distances) -> np.ndarray:
 
     Parameters
     ----------
-    distances : Distances, of any shape
+    distances : (3, ...) ndarray
+        From `measure_distances`, mm; of a volume or of some voxels.
 
     Returns
     -------
-    ndarray of uint8
+    (...) ndarray of uint8
         Index into `LOCATIONS` plus 1; 0 is not known. Only inside lesions does it mean anything.
 
     Examples
     --------
-    >>> place = Distances(*np.array([[1, 9, 9, 3], [9, 1, 9, 1], [50, 50, 50, 0]], float))
-    >>> [LOCATIONS[code - 1] for code in classify_voxels(place)]
+    >>> codes = classify_voxels(np.array([[1, 9, 9, 3], [9, 1, 9, 1], [50, 50, 50, 0]], float))
+    >>> [LOCATIONS[code - 1] for code in codes]
     ['periventricular', 'juxtacortical', 'deep', 'infratentorial']
     """
+    ventricle_mm, cortex_mm, fossa_mm = distances
     return np.select(
         [
-            distances.posterior_fossa == 0,
-            distances.ventricle <= PERIVENTRICULAR_MM,
-            distances.cortex <= JUXTACORTICAL_MM,
-            distances.all_found(),
+            fossa_mm == 0,
+            ventricle_mm <= PERIVENTRICULAR_MM,
+            cortex_mm <= JUXTACORTICAL_MM,
+            np.isfinite(distances).all(axis=0),
         ],
         [INFRATENTORIAL, PERIVENTRICULAR, JUXTACORTICAL, DEEP],
         0,
@@ -242,7 +190,7 @@ def classify_voxels(distances: Distances) -> np.ndarray:
 
 def measure_locations(
     labels: np.ndarray,
-    distances: Distances,
+    distances: np.ndarray,
     affine: np.ndarray,
     to_mni: np.ndarray,
     *,
@@ -256,14 +204,14 @@ def measure_locations(
     ----------
     labels : (I, J, K) ndarray of int
         Lesion instances, 0 outside.
-    distances : Distances, of (I, J, K)
+    distances : (3, I, J, K) ndarray
         From `measure_distances`, of the same lesions.
     affine : (4, 4) ndarray
         Voxel indices to world of ``individual``, mm.
     to_mni : (4, 4) ndarray
         World of ``individual`` to world of MNI, mm.
     image, white_matter
-        See `surround_contrast`.
+        See `msapp.lesions.contrast.surround_contrast`.
     probability : (I, J, K) ndarray, optional
         Of a network, in [0, 1].
 
@@ -288,22 +236,19 @@ def measure_locations(
             'surround_contrast': surround_contrast(lesion, labels, image, white_matter, spacing),
         }
         row |= position_columns(lesion.centre_mm, to_mni)
-        row |= _place_columns(distances[lesion.box][inside])
+        row |= _place_columns(distances[:, *lesion.box][:, inside])
         rows.append(row)
     kinds = dict.fromkeys(COLUMNS, float) | {'lesion': int, 'location': object}
     return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
 
 
-def _place_columns(places: Distances) -> dict[str, Any]:
-    """Return distances, class and shares of a lesion, of whose voxels ``places`` are."""
-    nearest = {
-        'ventricle_mm': places.ventricle.min(),
-        'cortex_mm': places.cortex.min(),
-        'posterior_fossa_mm': places.posterior_fossa.min(),
-    }
+def _place_columns(places: np.ndarray) -> dict[str, Any]:
+    """Return distances, class and shares of a lesion from the (3, N) distances of its voxels."""
+    nearest_mm = places.min(axis=1).astype(float)
+    names = ('ventricle_mm', 'cortex_mm', 'posterior_fossa_mm')
     unknown, *counts = np.bincount(classify_voxels(places), minlength=len(LOCATIONS) + 1)
     return {
-        **{name: float(value) if np.isfinite(value) else np.nan for name, value in nearest.items()},
+        **dict(zip(names, np.where(np.isinf(nearest_mm), np.nan, nearest_mm), strict=True)),
         'location': classify_lesion(places),
         **{
             f'{name}_fraction': np.nan if unknown else count / sum(counts)
@@ -312,13 +257,13 @@ def _place_columns(places: Distances) -> dict[str, Any]:
     }
 
 
-def classify_lesion(places: Distances) -> str | None:
+def classify_lesion(places: np.ndarray) -> str | None:
     """Give a lesion the one class that the criteria would.
 
     Parameters
     ----------
-    places : Distances, of (N,)
-        Of its voxels, at least one.
+    places : (3, N) ndarray
+        Distances of its voxels, at least one: see `measure_distances`.
 
     Returns
     -------
@@ -329,71 +274,11 @@ def classify_lesion(places: Distances) -> str | None:
         ``juxtacortical`` if one is within `TOUCHING_MM` of the cortex; None if one of the three
         is not on the map; ``deep``.
     """
-    if np.mean(places.posterior_fossa == 0) >= 0.5:
+    ventricle_mm, cortex_mm, fossa_mm = places
+    if np.mean(fossa_mm == 0) >= 0.5:
         return 'infratentorial'
-    if places.ventricle.min() <= TOUCHING_MM:
+    if ventricle_mm.min() <= TOUCHING_MM:
         return 'periventricular'
-    if places.cortex.min() <= TOUCHING_MM:
+    if cortex_mm.min() <= TOUCHING_MM:
         return 'juxtacortical'
-    return 'deep' if places.all_found().all() else None
-
-
-def surround_contrast(
-    lesion: Instance,
-    labels: np.ndarray,
-    image: np.ndarray,
-    white_matter: np.ndarray,
-    spacing_mm: Spacing,
-) -> float:
-    """Compare a lesion with the white matter around it.
-
-    Parameters
-    ----------
-    lesion : Instance
-    labels : (I, J, K) ndarray of int
-        Lesion instances.
-    image : (I, J, K) ndarray
-        White matter's mode at 1, as `msapp.imaging.intensity.normalize` leaves it.
-    white_matter : (I, J, K) ndarray of bool
-        See `normal_white_matter`.
-    spacing_mm : tuple of float
-        Voxel size, mm.
-
-    Returns
-    -------
-    float
-        Mean of the lesion minus the median of the white matter within `SURROUND_MM` of it; NaN
-        where there is less than `MIN_SURROUND_MM3` of that.
-    """
-    box = tuple(
-        slice(max(side.start - more, 0), side.stop + more)
-        for side, step in zip(lesion.box, spacing_mm, strict=True)
-        for more in [int(np.ceil(SURROUND_MM / step))]
-    )
-    inside = labels[box] == lesion.label
-    near = dilate_mm(inside, SURROUND_MM, spacing_mm) & white_matter[box]
-    if near.sum() * np.prod(spacing_mm) < MIN_SURROUND_MM3:
-        return float('nan')
-    return float(image[box][inside].mean() - np.median(image[box][near]))
-
-
-def normal_white_matter(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
-    """Return white matter that appears normal: off lesions and off the border of its zone.
-
-    Parameters
-    ----------
-    zones : (I, J, K) ndarray of int
-        Index into `msapp.imaging.tissue.ZONES`; the brain stem, mostly white, counts as white
-        matter, or infratentorial lesions would have nothing to be compared with.
-    lesions : (I, J, K) ndarray of bool
-    spacing_mm : tuple of float
-        Voxel size, mm.
-
-    Returns
-    -------
-    (I, J, K) ndarray of bool
-        More than 2 mm from every lesion and more than 1 mm from every other zone.
-    """
-    white = zone_mask(zones, 'white_matter', 'brain_stem') | lesions
-    inner = erode_mm(white, PARTIAL_VOLUME_MM, spacing_mm)
-    return inner & ~dilate_mm(lesions, RIM_MM, spacing_mm)
+    return 'deep' if np.isfinite(places).all() else None
