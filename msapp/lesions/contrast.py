@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from msapp.imaging.distance import dilate_mm, erode_mm
 from msapp.imaging.tissue import zone_mask
@@ -75,5 +76,8 @@ def normal_white_matter(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spac
         More than 2 mm from every lesion and more than 1 mm from every other zone.
     """
     white = zone_mask(zones, 'white_matter', 'brain_stem') | lesions
-    inner = erode_mm(white, PARTIAL_VOLUME_MM, spacing_mm)
-    return inner & ~dilate_mm(lesions, RIM_MM, spacing_mm)
+    normal = np.zeros(white.shape, bool)
+    for box in ndimage.find_objects(white.astype(np.uint8)):
+        inner = erode_mm(white[box], PARTIAL_VOLUME_MM, spacing_mm)
+        normal[box] = inner & ~dilate_mm(lesions[box], RIM_MM, spacing_mm)
+    return normal

@@ -315,3 +315,7 @@ class TestContrast:
         with_lesion = normal_white_matter(slabs(), lesions, ISOTROPIC)
         assert with_lesion[10, 9, 9]
         assert not with_lesion[9, 9, 9]
+
+    def test_a_map_without_white_matter_has_none_that_is_normal(self):
+        none = np.zeros(SHAPE, bool)
+        assert not normal_white_matter(np.zeros(SHAPE, np.uint8), none, ISOTROPIC).any()
