@@ -24,15 +24,15 @@ not touch.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy import ndimage
 
 from msapp.imaging.tissue import zone_mask
-from msapp.lesions.contrast import surround_contrast
-from msapp.lesions.instances import measure_instances, position_columns
+from msapp.lesions.contrast import normal_white_matter, surround_contrast
+from msapp.lesions.instances import measure_instances
 
 # Code in a class image: index + 1, the numbers that LST-AI writes too; 0 is not known.
 LOCATIONS = ('periventricular', 'juxtacortical', 'deep', 'infratentorial')
@@ -58,15 +58,6 @@ CORNERS = np.ones((3, 3, 3), bool)
 # The columns of the table, each with its meaning and unit.
 COLUMNS = {
     'lesion': 'label of the lesion',
-    'volume_mm3': 'volume, mm3',
-    'x_individual_mm': 'mean of its voxel centres in individual space, mm, towards right',
-    'y_individual_mm': 'the same, towards anterior',
-    'z_individual_mm': 'the same, towards superior',
-    'x_mni_mm': 'that point in MNI space, mm',
-    'y_mni_mm': 'the same',
-    'z_mni_mm': 'the same',
-    'extent_mm': 'longest side of the box around it, mm',
-    'mean_probability': 'mean of the probability map over it, 0 to 1',
     'ventricle_mm': 'smallest distance to the cerebral ventricles, mm',
     'cortex_mm': 'smallest distance to the cerebral cortex, mm',
     'posterior_fossa_mm': 'smallest distance to brain stem and cerebellum, mm; 0 if in them',
@@ -79,6 +70,91 @@ COLUMNS = {
 }
 
 Spacing = tuple[float, float, float]
+MM3_PER_ML = 1000.0
+
+
+class Locations(NamedTuple):
+    """Where the lesions of a visit lie.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One line a lesion, by label, with the columns `COLUMNS`. What was not given or cannot be
+        told is missing (NaN, None): so are the distance to what is not on the map, and all four
+        shares of a lesion with a voxel of unknown class.
+    voxels : (I, J, K) ndarray of uint8
+        Class of each lesion voxel, index into `LOCATIONS` plus 1; 0 outside, and if not known.
+    """
+
+    table: pd.DataFrame
+    voxels: np.ndarray
+
+
+def locate_lesions(
+    labels: np.ndarray, zones: np.ndarray, spacing_mm: Spacing, *, flair: np.ndarray | None = None
+) -> Locations:
+    """Tell where lesions lie, by lesion and by voxel.
+
+    Parameters
+    ----------
+    labels : (I, J, K) ndarray of int
+        Lesion instances, 0 outside.
+    zones : (I, J, K) ndarray of int
+        Index into `msapp.imaging.tissue.ZONES`.
+    spacing_mm : tuple of float
+        Voxel size, mm.
+    flair : (I, J, K) ndarray, optional
+        White matter's mode at 1; for ``surround_contrast``, which is NaN without.
+
+    Returns
+    -------
+    Locations
+
+    Raises
+    ------
+    ValueError
+        If labels and zones differ in shape.
+    """
+    lesions = labels > 0
+    distances = measure_distances(zones, lesions, spacing_mm)
+    white = None if flair is None else normal_white_matter(zones, lesions, spacing_mm)
+    rows = []
+    for lesion in measure_instances(labels, np.diag([*spacing_mm, 1.0])):
+        inside = labels[lesion.box] == lesion.label
+        contrast = np.nan
+        if flair is not None and white is not None:
+            contrast = surround_contrast(lesion, labels, flair, white, spacing_mm)
+        places = _place_columns(distances[:, *lesion.box][:, inside])
+        rows.append({'lesion': lesion.label, **places, 'surround_contrast': contrast})
+    kinds = dict.fromkeys(COLUMNS, float) | {'lesion': int, 'location': object}
+    table = pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
+    return Locations(table, classify_voxels(distances) * lesions)
+
+
+def count_locations(
+    voxels: np.ndarray, table: pd.DataFrame, spacing_mm: Spacing
+) -> dict[str, float]:
+    """Count lesions and their volume in each class.
+
+    Parameters
+    ----------
+    voxels, table
+        See `Locations`.
+    spacing_mm : tuple of float
+        Voxel size, mm.
+
+    Returns
+    -------
+    dict of str to float
+        Of each of `LOCATIONS`: ``*_lesion_count`` by lesion, and ``*_lesion_volume_ml`` by voxel,
+        ml. Lesions and voxels whose class is not known are in none of them.
+    """
+    voxel_ml = float(np.prod(spacing_mm)) / MM3_PER_ML
+    counts: dict[str, float] = {}
+    for code, name in enumerate(LOCATIONS, start=1):
+        counts[f'{name}_lesion_count'] = int((table['location'] == name).sum())
+        counts[f'{name}_lesion_volume_ml'] = np.count_nonzero(voxels == code) * voxel_ml
+    return counts
 
 
 def measure_distances(zones: np.ndarray, lesions: np.ndarray, spacing_mm: Spacing) -> np.ndarray:
@@ -186,60 +262,6 @@ def classify_voxels(distances: np.ndarray) -> np.ndarray:
         [INFRATENTORIAL, PERIVENTRICULAR, JUXTACORTICAL, DEEP],
         0,
     ).astype(np.uint8)
-
-
-def measure_locations(
-    labels: np.ndarray,
-    distances: np.ndarray,
-    affine: np.ndarray,
-    to_mni: np.ndarray,
-    *,
-    image: np.ndarray,
-    white_matter: np.ndarray,
-    probability: np.ndarray | None = None,
-) -> pd.DataFrame:
-    """Make the table of lesions: size, place, class and contrast of each.
-
-    Parameters
-    ----------
-    labels : (I, J, K) ndarray of int
-        Lesion instances, 0 outside.
-    distances : (3, I, J, K) ndarray
-        From `measure_distances`, of the same lesions.
-    affine : (4, 4) ndarray
-        Voxel indices to world of ``individual``, mm.
-    to_mni : (4, 4) ndarray
-        World of ``individual`` to world of MNI, mm.
-    image, white_matter
-        See `msapp.lesions.contrast.surround_contrast`.
-    probability : (I, J, K) ndarray, optional
-        Of a network, in [0, 1].
-
-    Returns
-    -------
-    pandas.DataFrame
-        One line a lesion, by label, with the columns `COLUMNS`; without lesions, no line. What
-        was not given or cannot be told is missing (NaN, None): so are the distance to what is not
-        on the map, and all four shares of a lesion with a voxel of unknown class.
-    """
-    spacing = tuple(np.linalg.norm(affine[:3, :3], axis=0))
-    rows = []
-    for lesion in measure_instances(labels, affine):
-        inside = labels[lesion.box] == lesion.label
-        row: dict[str, Any] = {
-            'lesion': lesion.label,
-            'volume_mm3': lesion.volume_mm3,
-            'extent_mm': lesion.extent_mm,
-            'mean_probability': (
-                np.nan if probability is None else float(probability[lesion.box][inside].mean())
-            ),
-            'surround_contrast': surround_contrast(lesion, labels, image, white_matter, spacing),
-        }
-        row |= position_columns(lesion.centre_mm, to_mni)
-        row |= _place_columns(distances[:, *lesion.box][:, inside])
-        rows.append(row)
-    kinds = dict.fromkeys(COLUMNS, float) | {'lesion': int, 'location': object}
-    return pd.DataFrame(rows, columns=list(COLUMNS)).astype(kinds)
 
 
 def _place_columns(places: np.ndarray) -> dict[str, Any]:

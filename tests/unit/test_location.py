@@ -13,8 +13,9 @@ from msapp.lesions.location import (
     LOCATIONS,
     classify_lesion,
     classify_voxels,
+    count_locations,
+    locate_lesions,
     measure_distances,
-    measure_locations,
 )
 
 BACKGROUND, VENTRICLES, CSF, CORTEX, WHITE, DEEP_GREY, STEM, CEREBELLUM = range(len(ZONES))
@@ -42,16 +43,13 @@ def rod(start: int, stop: int, across: slice = INNER) -> np.ndarray:
 
 
 def table(zones, lesions, spacing_mm=ISOTROPIC, **options):
-    affine = np.diag([*spacing_mm, 1.0])
     labels = label_instances(lesions, float(np.prod(spacing_mm)))
-    distances = measure_distances(zones, lesions, spacing_mm)
-    options = {'image': np.ones(SHAPE), 'white_matter': np.zeros(SHAPE, bool)} | options
-    return measure_locations(labels, distances, affine, np.eye(4), **options)
+    return locate_lesions(labels, zones, spacing_mm, **options).table
 
 
-def locate(zones, lesions, spacing_mm=ISOTROPIC, **options):
+def locate(zones, lesions, spacing_mm=ISOTROPIC):
     """Return the line of the only lesion."""
-    (line,) = table(zones, lesions, spacing_mm, **options).to_dict('records')
+    (line,) = table(zones, lesions, spacing_mm).to_dict('records')
     return line
 
 
@@ -216,8 +214,8 @@ class TestMissingZones:
     def test_a_map_without_zones_tells_nothing(self):
         line = locate(np.zeros(SHAPE, np.uint8), rod(15, 18))
         assert line['location'] is None
-        assert line['volume_mm3'] == 27
-        assert np.isnan([line[f'{name}_mm'] for name in ('ventricle', 'cortex')]).all()
+        distances = ('ventricle_mm', 'cortex_mm', 'posterior_fossa_mm')
+        assert np.isnan([line[name] for name in distances]).all()
 
 
 class TestTable:
@@ -226,8 +224,6 @@ class TestTable:
         assert list(found.columns) == list(COLUMNS)
         assert found['lesion'].tolist() == [1, 2]
         assert found['location'].tolist() == ['deep', 'juxtacortical']
-        assert found['volume_mm3'].tolist() == pytest.approx([6 * 9 * 1.5, 3 * 9 * 1.5])
-        assert found['extent_mm'].tolist() == pytest.approx([12, 6])
 
     def test_without_lesions_it_has_all_columns_of_the_same_kinds(self):
         empty = table(slabs(), np.zeros(SHAPE, bool))
@@ -239,25 +235,47 @@ class TestTable:
         fractions = found[[f'{name}_fraction' for name in LOCATIONS]]
         np.testing.assert_allclose(fractions.sum(axis=1), 1)
 
-    def test_probability_is_the_mean_over_the_lesion_or_missing(self):
-        probability = np.zeros(SHAPE, np.float32)
-        probability[15] = 0.5
-        probability[16:] = 1.0
-        line = locate(slabs(), rod(15, 17), probability=probability)
-        assert line['mean_probability'] == pytest.approx(0.75)
-        assert np.isnan(locate(slabs(), rod(15, 17))['mean_probability'])
+    def test_voxels_have_their_class_in_lesions_and_0_elsewhere(self):
+        labels = rod(6, 32).astype(np.int32)
+        found = locate_lesions(labels, slabs(), ISOTROPIC)
+        expected = classify_voxels(measure_distances(slabs(), labels > 0, ISOTROPIC))
+        np.testing.assert_array_equal(found.voxels, np.where(labels, expected, 0))
+        assert found.voxels.dtype == np.uint8
 
-    def test_places_are_given_in_both_spaces(self):
-        labels = rod(15, 18).astype(np.int32)
-        affine, to_mni = np.diag([-1.0, 1, 1, 1]), np.diag([1.0, 1, 2, 1])
-        affine[0, 3], to_mni[1, 3] = 30, -5
-        distances = measure_distances(slabs(), labels > 0, ISOTROPIC)
-        nothing = np.zeros(SHAPE, bool)
-        line = measure_locations(
-            labels, distances, affine, to_mni, image=np.ones(SHAPE), white_matter=nothing
-        ).iloc[0]
-        columns = [f'{axis}_{space}_mm' for space in ('individual', 'mni') for axis in 'xyz']
-        assert line[columns].tolist() == [14, 9, 9, 14, 4, 18]
+    def test_numbers_of_lesions_that_are_missing_are_passed_over(self):
+        labels = rod(6, 9) * 2 + rod(46, 50) * 5
+        found = locate_lesions(labels, slabs(), ISOTROPIC).table
+        assert found['lesion'].tolist() == [2, 5]
+        assert found['location'].tolist() == ['juxtacortical', 'infratentorial']
+
+    def test_contrast_is_measured_where_there_is_a_flair(self):
+        flair = np.ones(SHAPE)
+        flair[rod(14, 18)] = 1.3
+        found = table(slabs(), rod(14, 18), flair=flair)
+        assert found['surround_contrast'].tolist() == pytest.approx([0.3])
+        assert table(slabs(), rod(14, 18))['surround_contrast'].isna().all()
+
+
+class TestCounts:
+    def test_lesions_count_by_their_class_and_volume_by_its_voxels(self):
+        labels = label_instances(rod(6, 32) | rod(46, 50), 1.0)
+        found = locate_lesions(labels, slabs(), (1.0, 2.0, 1.0))
+        assert count_locations(found.voxels, found.table, (1.0, 2.0, 1.0)) == pytest.approx(
+            {
+                'periventricular_lesion_count': 1,
+                'periventricular_lesion_volume_ml': 0.054,
+                'juxtacortical_lesion_count': 0,
+                'juxtacortical_lesion_volume_ml': 0.054,
+                'deep_lesion_count': 0,
+                'deep_lesion_volume_ml': 0.36,
+                'infratentorial_lesion_count': 1,
+                'infratentorial_lesion_volume_ml': 0.072,
+            }
+        )
+
+    def test_what_is_not_known_is_in_no_class(self):
+        found = locate_lesions(rod(15, 18).astype(int), slabs(cortex=WHITE), ISOTROPIC)
+        assert not any(count_locations(found.voxels, found.table, ISOTROPIC).values())
 
 
 class TestContrast:
