@@ -11,6 +11,7 @@ from nipype.pipeline import engine as pe
 from msapp import __version__
 from msapp.bids.names import contrast_entities, derivative_path
 from msapp.bids.query import Participant, Visit, interval_days
+from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows import lesions, longitudinal, midpoint, session
 from msapp.workflows.outputs import VisitSinks, safe_name
@@ -108,7 +109,7 @@ def init_participant_wf(
         )
         session.add_visit_outputs(applied[index], sinks)
         measures = _measures(visit, fits[index], applied[index])
-        if 'lesions' in settings.tasks and 'FLAIR' in visit.images:
+        if 'lesions' in settings.tasks and lesions.can_find_lesions(visit, settings):
             measures['lesions'] = _add_lesions(sinks, fits[index], applied[index], space)
         common = first_columns(participant.label, visit)
         if compares(visits, index, settings):
@@ -211,26 +212,25 @@ def _add_lesions(
 ) -> tuple[Any, str]:
     """Add the lesions of a visit and their outputs; return where their numbers come from."""
     workflow = sinks.workflow
-    found = lesions.init_lesions_wf(name=f'{sinks.prefix}_lesions_wf', settings=sinks.settings)
+    visit = sinks.visit
+    found = lesions.init_lesions_wf(
+        name=f'{sinks.prefix}_lesions_wf', visit=visit, settings=sinks.settings
+    )
+    spec = models_for(sinks.settings).get('lesions')
+    fields = [f'preproc_{contrast}' for contrast in lesions.used_contrasts(visit, spec)]
+    fields += ['brain_mask', *(name for name in session.carried(sinks.settings) if name != 'brain')]
     workflow.connect(space, 'outputnode.to_mni', found, 'inputnode.to_mni')
     workflow.connect(
         [
+            (applied, found, [(f'outputnode.{name}', f'inputnode.{name}') for name in fields]),
             (
                 applied,
                 found,
-                [
-                    ('outputnode.preproc_FLAIR', 'inputnode.flair'),
-                    ('outputnode.brain_mask', 'inputnode.brain_mask'),
-                    ('outputnode.white_matter', 'inputnode.white_matter'),
-                    ('outputnode.grey_matter', 'inputnode.grey_matter'),
-                    ('outputnode.xfm_FLAIR', 'inputnode.to_individual'),
-                ],
+                [(f'outputnode.xfm_{visit.reference}', 'inputnode.to_individual')],
             ),
-            (fit, found, [('outputnode.n4_FLAIR', 'inputnode.reference')]),
+            (fit, found, [(f'outputnode.n4_{visit.reference}', 'inputnode.reference')]),
         ]
     )
-    if 'T1w' in sinks.visit.images:
-        workflow.connect(applied, 'outputnode.preproc_T1w', found, 'inputnode.t1w')
     common = first_columns(sinks.participant, sinks.visit)
     lesions.add_lesion_outputs(found, applied, sinks, common)
     return found, 'outputnode.measures'

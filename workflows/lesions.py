@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from msapp.bids.query import Visit
 from msapp.interfaces.imaging import MaskToGrid
-from msapp.interfaces.lesions import FindLesions, SegmentLesions
+from msapp.interfaces.lesions import UNCERTAINTIES, FindLesions, SegmentLesions
 from msapp.lesions import threshold
+from msapp.lesions.location import LOCATIONS
 from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
 from msapp.workflows.outputs import (
     LARGE_GB,
     MNI,
+    NETWORK,
     VisitSinks,
     make_network_node,
     make_node,
@@ -51,6 +55,16 @@ def methods(settings: Settings) -> str:
     )
 
 
+def can_find_lesions(visit: Visit, settings: Settings) -> bool:
+    """Tell whether a visit has what its method needs: FLAIR, or what the network asks for."""
+    spec = models_for(settings).get('lesions')
+    if spec is None:
+        return 'FLAIR' in visit.images
+    known = [item for item in spec.channels if item.name in visit.images]
+    needed = [item for item in spec.channels if not item.may_be_missing]
+    return bool(known) and all(item in known for item in needed)
+
+
 def _model_metadata(spec: ModelSpec | None) -> dict[str, Any]:
     """Return the keys of sidecars that say how lesions were found."""
     if spec is None:
@@ -71,55 +85,66 @@ def _model_metadata(spec: ModelSpec | None) -> dict[str, Any]:
     }
 
 
-def init_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
+def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workflow:
     """Build the graph that finds the lesions of one visit.
 
     Workflow Graph
-        FLAIR, brain mask, tissue maps -> lesions -> masks in ``orig`` and MNI.
+        FLAIR or T1w, brain mask, tissue maps, zones -> lesions -> masks in ``orig`` and MNI.
 
     Parameters
     ----------
     name : str
         Name of the workflow.
+    visit : Visit
     settings : Settings
         Its output spaces say where the mask is brought.
 
     Inputs
     ------
-    flair, t1w, brain_mask, white_matter, grey_matter
-        In ``individual``; ``t1w`` may be left out.
+    preproc_FLAIR, preproc_T1w, brain_mask, white_matter, grey_matter, zones
+        In ``individual``; the contrasts that the visit has; zones where a network tells them.
     reference, to_individual, to_mni
-        The FLAIR on its own grid, and the transforms.
+        The visit's reference image on its own grid, and the transforms.
 
     Outputs
     -------
-    mask, labels, rows, measures
+    mask, labels, rows, measures, locations
         Of `msapp.interfaces.lesions.FindLesions`, or of `SegmentLesions` where a network does it.
-    probability
-        Of a network.
+    probability, entropy, variance, mutual_information
+        Of a network; the latter three with ``--mc-samples``.
     mask_orig, mask_mni
         The mask in other spaces.
     """
     workflow = pe.Workflow(name=name)
-    names = ['flair', 'brain_mask', 'white_matter', 'grey_matter', 'to_mni']
-    inputnode = pe.Node(
-        niu.IdentityInterface([*names, 't1w', 'reference', 'to_individual']), name='inputnode'
-    )
-    outputs = ['mask', 'labels', 'rows', 'measures']
-    outputnode = pe.Node(
-        niu.IdentityInterface([*outputs, 'probability', 'mask_orig', 'mask_mni']),
-        name='outputnode',
-    )
     spec = models_for(settings).get('lesions')
+    fields = {name: name for name in ('brain_mask', 'white_matter', 'grey_matter', 'to_mni')}
+    outputs = ['mask', 'labels', 'rows', 'measures']
+    if settings.brain_extraction == NETWORK:
+        fields['zones'] = 'zones'
+        outputs.append('locations')
+    if spec is not None:
+        outputs += ['probability', *(UNCERTAINTIES if settings.mc_samples else ())]
+    for contrast in used_contrasts(visit, spec):
+        fields[f'preproc_{contrast}'] = contrast.lower()
+    inputnode = pe.Node(
+        niu.IdentityInterface([*fields, 'reference', 'to_individual']), name='inputnode'
+    )
+    outputnode = pe.Node(
+        niu.IdentityInterface([*outputs, 'mask_orig', 'mask_mni']), name='outputnode'
+    )
     if spec is None:
         find = make_node(FindLesions(), 'find_lesions', mem_gb=LARGE_GB)
     else:
-        find = make_network_node(SegmentLesions(), 'segment_lesions', spec)
-        workflow.connect(inputnode, 't1w', find, 't1w')
-        workflow.connect(find, 'probability', outputnode, 'probability')
+        find = make_network_node(
+            SegmentLesions(),
+            'segment_lesions',
+            spec,
+            mc_samples=settings.mc_samples,
+            seed=settings.random_seed,
+        )
     workflow.connect(
         [
-            (inputnode, find, [(name, name) for name in names]),
+            (inputnode, find, list(fields.items())),
             (find, outputnode, [(name, name) for name in outputs]),
         ]
     )
@@ -165,8 +190,7 @@ def add_lesion_outputs(
 
     spec = models_for(sinks.settings).get('lesions')
     model = _model_metadata(spec)
-    contrasts = [item.name for item in spec.channels] if spec else ['FLAIR']
-    used = tuple(name for name in contrasts if name in sinks.visit.images)
+    used = used_contrasts(sinks.visit, spec)
     fields = {'orig': 'mask_orig', 'individual': 'mask', MNI: 'mask_mni'}
     for space, field in fields.items():
         if space == 'individual' or space in sinks.settings.output_spaces:
@@ -186,25 +210,64 @@ def add_lesion_outputs(
         suffix='dseg',
         metadata=model,
     )
-    if spec is not None:
+    if sinks.settings.brain_extraction == NETWORK:
         sinks.image(
-            out('probability'),
+            out('locations'),
             space='individual',
             contrasts=used,
-            label='L',
-            suffix='probseg',
+            desc='locations',
+            suffix='dseg',
             metadata=model,
         )
+        sinks.names('locations', ('none', *LOCATIONS))
+    if spec is not None:
+        _add_probabilities(out, sinks, used, model)
     sinks.lookup(out('rows'), space='individual', desc='lesions')
     sinks.table(out('rows'), 'lesions', common)
-    flair, brain = (applied, 'outputnode.preproc_FLAIR'), (applied, 'outputnode.brain_mask')
+    shown = used[0]
+    image, brain = (applied, f'outputnode.preproc_{shown}'), (applied, 'outputnode.brain_mask')
     sinks.mosaic(
-        flair,
+        image,
         brain,
         description='lesions',
-        contrast='FLAIR',
+        contrast=shown,
         title=f'{sinks.visit.name}: lesions found by {model["Model"]}',
         outlined=out('mask'),
         kind='lesions',
     )
-    sinks.viewer(flair, out('mask'), brain, f'{sinks.participant} {sinks.visit.name}')
+    sinks.viewer(image, out('mask'), brain, f'{sinks.participant} {sinks.visit.name}')
+
+
+def _add_probabilities(
+    out: Callable[[str], tuple[Any, str]],
+    sinks: VisitSinks,
+    contrasts: tuple[str, ...],
+    model: dict[str, Any],
+) -> None:
+    """Write the probability, and what Monte Carlo samples say of it."""
+    sinks.image(
+        out('probability'),
+        space='individual',
+        contrasts=contrasts,
+        label='L',
+        suffix='probseg',
+        metadata=model,
+    )
+    if not sinks.settings.mc_samples:
+        return
+    for name in UNCERTAINTIES:
+        sinks.image(
+            out(name),
+            space='individual',
+            contrasts=contrasts,
+            label='L',
+            desc=name.replace('_', ''),
+            suffix='probseg',
+            metadata=model | {'Samples': sinks.settings.mc_samples, 'Measure': name},
+        )
+
+
+def used_contrasts(visit: Visit, spec: ModelSpec | None) -> tuple[str, ...]:
+    """Return the contrasts of a visit that lesions are found on."""
+    known = [item.name for item in spec.channels] if spec else ['FLAIR']
+    return tuple(name for name in known if name in visit.images)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,13 @@ from nipype.pipeline import engine as pe
 from msapp.bids.dataset import uri
 from msapp.bids.names import contrast_entities, derivative_path, figure_path
 from msapp.bids.query import Visit
-from msapp.imaging.tissue import ZONES
 from msapp.interfaces import figures, outputs
 from msapp.models.registry import ModelSpec
 from msapp.settings import Settings
 
 MNI = 'MNI152NLin2009aSym'
+# Of --brain-extraction: the method that also tells the zones of the brain.
+NETWORK = 'network'
 # Memory that holds a few images of the individual grid, GB.
 SMALL_GB, LARGE_GB = 1.0, 2.0
 # A network of the size that may be shipped, its windows, and torch itself.
@@ -190,10 +192,10 @@ class VisitSinks:
         node = self._add(outputs.SaveLookup(), f'save_lookup_{entities["desc"]}', path)
         self.workflow.connect(*source, node, 'rows')
 
-    def zone_names(self) -> None:
-        """Write the TSV that names the zones."""
-        path = self._path(space='individual', desc='zones', suffix='dseg', extension='.tsv')
-        self._add(outputs.SaveNames(), 'save_lookup_zones', path, names=list(ZONES))
+    def names(self, desc: str, names: Sequence[str]) -> None:
+        """Write the TSV that names the classes of a ``dseg`` image, from 0 on."""
+        path = self._path(space='individual', desc=desc, suffix='dseg', extension='.tsv')
+        self._add(outputs.SaveNames(), f'save_lookup_{desc}', path, names=list(names))
 
     def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
         """Write the table of lesions or changes."""

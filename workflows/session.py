@@ -10,6 +10,7 @@ from nipype.pipeline import engine as pe
 
 from msapp.bids.names import contrast_entities
 from msapp.bids.query import Visit
+from msapp.imaging.tissue import ZONES
 from msapp.interfaces import imaging
 from msapp.interfaces.lesions import MeasureNoise
 from msapp.models.registry import ModelSpec, models_for
@@ -17,6 +18,7 @@ from msapp.settings import Settings
 from msapp.workflows.outputs import (
     LARGE_GB,
     MNI,
+    NETWORK,
     SMALL_GB,
     VisitSinks,
     make_network_node,
@@ -27,7 +29,6 @@ from msapp.workflows.outputs import (
 
 TISSUES = ('brain', 'white_matter', 'grey_matter')
 BRAIN_FIELDS = (*TISSUES, 'from_mni', 'measures')
-NETWORK = 'network'
 
 FIT_METHODS = """\
 Images were corrected for the receive field with N4 (Tustison et al., IEEE TMI 2010) and other
@@ -288,7 +289,7 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
             suffix='dseg',
             metadata={'Type': 'Region'} | model_metadata(spec),
         )
-        sinks.zone_names()
+        sinks.names('zones', ZONES)
         sinks.zones(
             out(f'preproc_{reference}'),
             out('zones'),

@@ -98,8 +98,12 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
 
 def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:
     """Say what is not done for a visit, and why."""
-    if 'FLAIR' not in visit.images:
+    from msapp.workflows.lesions import can_find_lesions
+
+    if not can_find_lesions(visit, settings):
         yield 'Lesions are not measured: there is no FLAIR.'
+    elif 'FLAIR' not in visit.images:
+        yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
     absent = [name for name in ('T1w', 'T2w') if name not in visit.images]
     if absent:
         yield f'{" and ".join(absent)}: not found; nothing in this version needs it.'
@@ -131,13 +135,15 @@ def describe(participants: Sequence[Participant], settings: Settings) -> Iterato
 
 def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:
     """Name the steps of a visit."""
+    from msapp.workflows.lesions import can_find_lesions
+
     yield 'bias correction'
     yield f'brain extraction ({settings.brain_extraction})'
     others = [name for name in visit.images if name != visit.reference]
     if others:
         yield f'registration of {", ".join(others)} to {visit.reference}'
     yield 'midpoint space'
-    if 'lesions' in settings.tasks and 'FLAIR' in visit.images:
+    if 'lesions' in settings.tasks and can_find_lesions(visit, settings):
         yield f'lesions ({settings.lesion_model})'
     pair = [previous, visit] if previous is not None else []
     if 'longitudinal' in settings.tasks and pair and all('FLAIR' in item.images for item in pair):

@@ -1,8 +1,9 @@
-"""Probability of lesion by a network for lesions."""
+"""Probability of lesion by a network for lesions, and how sure it is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,8 @@ from scipy import ndimage
 
 from msapp.errors import InputError
 from msapp.inference.normalise import clip_white_matter
-from msapp.inference.predictor import predict
+from msapp.inference.predictor import predict, predict_samples
+from msapp.lesions.uncertainty import SampleUncertainty, UncertaintyMaps
 
 if TYPE_CHECKING:
     import torch
@@ -49,28 +51,104 @@ def predict_lesions(
     InputError
         If the model needs a contrast that is not there.
     """
+    place = _Place.of(images, brain, spec)
+    logits = predict(
+        network, place.channels, window=spec.window, overlap=spec.overlap, device=device
+    )
+    return place.paste(_probability(logits[0], spec))
+
+
+def sample_lesions(
+    images: Mapping[str, np.ndarray],
+    brain: np.ndarray,
+    network: nn.Module,
+    spec: ModelSpec,
+    *,
+    samples: int,
+    seed: int = 0,
+    device: torch.device | str = 'cpu',
+) -> UncertaintyMaps:
+    """Run the network with dropout several times and say where it disagrees with itself.
+
+    Parameters
+    ----------
+    images, brain, network, spec, device
+        As for `predict_lesions`.
+    samples : int
+        How many.
+    seed : int
+
+    Returns
+    -------
+    UncertaintyMaps
+        Of (I, J, K) maps; 0 outside the brain.
+
+    Raises
+    ------
+    InputError
+        As `predict_lesions`.
+    ValueError
+        If the network has no dropout.
+    """
+    place = _Place.of(images, brain, spec)
+    found = SampleUncertainty()
+    for logits in predict_samples(
+        network,
+        place.channels,
+        samples=samples,
+        seed=seed,
+        window=spec.window,
+        overlap=spec.overlap,
+        device=device,
+    ):
+        found.add(_probability(logits[0], spec))
+    maps = found.maps()
+    measures = ('probability', 'entropy', 'variance', 'mutual_information')
+    return UncertaintyMaps(**{name: place.paste(getattr(maps, name)) for name in measures})
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The box around the brain, and what a network is fed of it."""
+
+    box: tuple[slice, ...]
+    brain: np.ndarray
+    channels: np.ndarray
+
+    @classmethod
+    def of(cls, images: Mapping[str, np.ndarray], brain: np.ndarray, spec: ModelSpec) -> _Place:
+        import torch
+
+        needed = [item.name for item in spec.channels if not item.may_be_missing]
+        known = [item.name for item in spec.channels if item.name in images]
+        lacking = [name for name in needed if name not in images]
+        if lacking or not known:
+            wanted = ' and '.join(lacking) or ' or '.join(item.name for item in spec.channels)
+            raise InputError(f'model {spec.name} needs {wanted}, which this visit does not have.')
+        boxes = ndimage.find_objects(brain.astype(np.uint8))
+        if not boxes:
+            raise InputError(
+                'the brain mask is empty. Check the image, or give a mask of your own.'
+            )
+        box = boxes[0]
+        inside = brain[box]
+        empty = np.zeros(inside.shape, np.float32)
+        channels = [
+            images[item.name][box] * inside if item.name in images else empty
+            for item in spec.channels
+        ]
+        scaled = clip_white_matter(torch.from_numpy(np.stack(channels).astype(np.float32)))
+        return cls(box, brain, scaled.numpy())
+
+    def paste(self, values: np.ndarray) -> np.ndarray:
+        """Put values of the box back into the whole, 0 outside the brain."""
+        whole = np.zeros(self.brain.shape, np.float32)
+        whole[self.box] = np.where(self.brain[self.box], values, 0)
+        return whole
+
+
+def _probability(logits: np.ndarray, spec: ModelSpec) -> np.ndarray:
     import torch
 
-    needed = [item.name for item in spec.channels if not item.may_be_missing]
-    known = [item.name for item in spec.channels if item.name in images]
-    lacking = [name for name in needed if name not in images]
-    if lacking or not known:
-        wanted = ' and '.join(lacking) or ' or '.join(item.name for item in spec.channels)
-        raise InputError(f'model {spec.name} needs {wanted}, which this visit does not have.')
-    probability = np.zeros(brain.shape, np.float32)
-    boxes = ndimage.find_objects(brain.astype(np.uint8))
-    if not boxes:
-        raise InputError('the brain mask is empty. Check the image, or give a mask of your own.')
-    box = boxes[0]
-    inside = brain[box]
-    empty = np.zeros(inside.shape, np.float32)
-    channels = [
-        images[item.name][box] * inside if item.name in images else empty for item in spec.channels
-    ]
-    scaled = clip_white_matter(torch.from_numpy(np.stack(channels).astype(np.float32)))
-    logits = predict(
-        network, scaled.numpy(), window=spec.window, overlap=spec.overlap, device=device
-    )
-    scores = torch.sigmoid(torch.from_numpy(logits[0]) / spec.temperature).numpy()
-    probability[box] = np.where(inside, scores, 0)
+    probability: np.ndarray = torch.sigmoid(torch.from_numpy(logits) / spec.temperature).numpy()
     return probability

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import File, isdefined, traits
@@ -20,18 +20,28 @@ from msapp.interfaces.base import (
     save,
 )
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from msapp.lesions.uncertainty import UncertaintyMaps
+
+# Maps of the Monte Carlo samples that are written.
+UNCERTAINTIES = ('entropy', 'variance', 'mutual_information')
+
 
 class _FindLesionsInput(BaseInterfaceInputSpec):
-    flair = File(exists=True, mandatory=True)
+    flair = File(exists=True)
     brain_mask = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
     grey_matter = File(exists=True, mandatory=True)
+    zones = File(exists=True, desc='tells where lesions lie')
     to_mni = File(exists=True, mandatory=True)
 
 
 class _FindLesionsOutput(TraitedSpec):
     mask = File(exists=True)
     labels = File(exists=True)
+    locations = File(exists=True, desc='class of the place of every lesion voxel')
     rows = traits.List(traits.Dict())
     measures = traits.Dict()
 
@@ -54,7 +64,11 @@ class FindLesions(NodeInterface):
             grey_matter=array(self.inputs.grey_matter),
         )
         return _describe(
-            self.inputs, found.mask, found.height_sd, threshold.NAME, threshold.MINIMUM_MM3, folder
+            self.inputs,
+            found.mask,
+            name=threshold.NAME,
+            minimum_mm3=threshold.MINIMUM_MM3,
+            folder=folder,
         )
 
 
@@ -62,10 +76,15 @@ class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     t1w = File(exists=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+    mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
+    seed = traits.Int(0, usedefault=True)
 
 
 class _SegmentLesionsOutput(_FindLesionsOutput):
     probability = File(exists=True)
+    entropy = File(exists=True)
+    variance = File(exists=True)
+    mutual_information = File(exists=True)
 
 
 class SegmentLesions(NodeInterface):
@@ -75,68 +94,101 @@ class SegmentLesions(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.imaging import geometry
         from msapp.inference.device import current_device
-        from msapp.inference.lesions import predict_lesions
-        from msapp.lesions import threshold
+        from msapp.inference.lesions import predict_lesions, sample_lesions
         from msapp.models.registry import load_network, load_spec
 
-        spec = load_spec(self.inputs.model)
-        flair, brain = array(self.inputs.flair), mask_array(self.inputs.brain_mask)
-        images = {'FLAIR': flair}
-        if isdefined(self.inputs.t1w):
-            images['T1w'] = array(self.inputs.t1w)
-        probability = predict_lesions(
-            images, brain, load_network(spec), spec, device=current_device()
-        )
-        image = load(self.inputs.flair)
-        heights = threshold.heights(
-            flair, brain, geometry.spacing_mm(image), array(self.inputs.white_matter)
-        )
-        mask = probability >= spec.threshold
+        inputs = self.inputs
+        spec = load_spec(inputs.model)
+        network, brain = load_network(spec), mask_array(inputs.brain_mask)
+        given = {'FLAIR': inputs.flair, 'T1w': inputs.t1w}
+        images = {name: array(path) for name, path in given.items() if isdefined(path)}
+        device = current_device()
+        probability = predict_lesions(images, brain, network, spec, device=device)
+        maps, files = None, {}
+        if inputs.mc_samples:
+            maps = sample_lesions(
+                images,
+                brain,
+                network,
+                spec,
+                samples=inputs.mc_samples,
+                seed=inputs.seed,
+                device=device,
+            )
+            files = {name: getattr(maps, name) for name in UNCERTAINTIES}
         described = _describe(
-            self.inputs, mask, heights, spec.name, spec.minimum_mm3, folder, probability
+            inputs,
+            probability >= spec.threshold,
+            name=spec.name,
+            minimum_mm3=spec.minimum_mm3,
+            folder=folder,
+            probability=probability,
+            maps=maps,
         )
-        return described | {'probability': save(probability, image, folder / 'probability.nii.gz')}
+        grid = load(inputs.brain_mask)
+        for name, values in {'probability': probability, **files}.items():
+            described[name] = save(values, grid, folder / f'{name}.nii.gz')
+        return described
 
 
 def _describe(
     inputs: Any,
     mask: np.ndarray,
-    height_sd: np.ndarray,
-    model: str,
+    *,
+    name: str,
     minimum_mm3: float,
     folder: Path,
     probability: np.ndarray | None = None,
+    maps: UncertaintyMaps | None = None,
 ) -> dict[str, Any]:
     """Number the lesions of a mask and measure them: the outputs that all methods share."""
     from msapp.imaging import geometry
-    from msapp.lesions import instances, threshold
+    from msapp.lesions import instances, location, threshold, uncertainty
 
-    image = load(inputs.flair)
-    labels = instances.label_instances(
-        mask, float(np.prod(geometry.spacing_mm(image))), minimum_mm3=minimum_mm3
-    )
+    image, brain = load(inputs.brain_mask), mask_array(inputs.brain_mask)
+    spacing = geometry.spacing_mm(image)
+    labels = instances.label_instances(mask, float(np.prod(spacing)), minimum_mm3=minimum_mm3)
+    heights = None
+    if isdefined(inputs.flair):
+        heights = threshold.heights(array(inputs.flair), brain, spacing, array(inputs.white_matter))
     rows = threshold.measure_lesions(
         labels,
-        height_sd,
-        mask_array(inputs.brain_mask),
+        heights,
+        brain,
         image.affine,
         np.linalg.inv(matrix(inputs.to_mni)),
         probability=probability,
     )
     volumes = [row['volume_mm3'] for row in rows]
-    return {
+    measures = {
+        'lesion_model': name,
+        'lesion_count': len(rows),
+        'lesion_volume_ml': sum(volumes) / 1000,
+        'largest_lesion_ml': max(volumes, default=0.0) / 1000,
+    }
+    outputs: dict[str, Any] = {}
+    if isdefined(inputs.zones):
+        zones = np.asanyarray(load(inputs.zones).dataobj)
+        shown = array(inputs.flair) if isdefined(inputs.flair) else None
+        places = location.locate_lesions(labels, zones, spacing, flair=shown)
+        measures |= location.count_locations(places.voxels, places.table, spacing)
+        rows = _joined(rows, places.table)
+        outputs['locations'] = save(places.voxels, image, folder / 'locations.nii.gz')
+    if maps is not None:
+        rows = _joined(rows, uncertainty.measure_lesion_uncertainty(labels, maps))
+    return outputs | {
         'mask': save(labels > 0, image, folder / 'lesions.nii.gz'),
         'labels': save(labels, image, folder / 'labels.nii.gz'),
         'rows': rows,
-        'measures': {
-            'lesion_model': model,
-            'lesion_count': len(rows),
-            'lesion_volume_ml': sum(volumes) / 1000,
-            'largest_lesion_ml': max(volumes, default=0.0) / 1000,
-        },
+        'measures': measures,
     }
+
+
+def _joined(rows: list[dict[str, Any]], table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Add the columns of a table of lesions to rows; what is not known is None."""
+    more = table.astype(object).where(table.notna(), None).set_index('lesion')
+    return [row | more.loc[row['lesion']].to_dict() for row in rows]
 
 
 class _NoiseInput(BaseInterfaceInputSpec):

@@ -18,7 +18,7 @@ from msapp.imaging.intensity import (
     lower_distribution,
     robust_distribution,
 )
-from msapp.lesions.instances import measure_instances, position_columns
+from msapp.lesions.instances import Instance, measure_instances, position_columns
 
 NAME = 'threshold'
 # A lesion is brighter than normal-appearing white matter and than grey matter, by so many robust
@@ -133,7 +133,7 @@ def _height(smooth: np.ndarray, normal: Distribution) -> np.ndarray:
 
 def measure_lesions(
     labels: np.ndarray,
-    height_sd: np.ndarray,
+    height_sd: np.ndarray | None,
     brain: np.ndarray,
     affine: np.ndarray,
     to_mni: np.ndarray,
@@ -146,7 +146,7 @@ def measure_lesions(
     ----------
     labels : (I, J, K) ndarray of int
         Lesion instances.
-    height_sd : (I, J, K) ndarray
+    height_sd : (I, J, K) ndarray, optional
         See `heights`.
     brain : (I, J, K) ndarray of bool
     affine : (4, 4) ndarray
@@ -165,11 +165,14 @@ def measure_lesions(
         row |= position_columns(lesion.centre_mm, to_mni)
         row |= {
             'extent_mm': lesion.extent_mm,
-            'contrast_sd': float(height_sd[lesion.box][inside].mean()),
-            'depth_mm': float(depth[lesion.box][inside].mean()),
-            'mean_probability': (
-                None if probability is None else float(probability[lesion.box][inside].mean())
-            ),
+            'contrast_sd': _mean(height_sd, lesion, inside),
+            'depth_mm': _mean(depth, lesion, inside),
+            'mean_probability': _mean(probability, lesion, inside),
         }
         rows.append(row)
     return rows
+
+
+def _mean(values: np.ndarray | None, lesion: Instance, inside: np.ndarray) -> float | None:
+    """Return the mean of a map over a lesion; None without a map."""
+    return None if values is None else float(values[lesion.box][inside].mean())

@@ -13,6 +13,7 @@ TEXT_COLUMNS = frozenset(
         'reference_contrast',
         'brain_extraction',
         'lesion_model',
+        'location',
         'since_session',
     }
 )
@@ -93,6 +94,13 @@ def _zone(what: str) -> Column:
     )
 
 
+_PLACES = {
+    'periventricular': 'within 3 mm of the cerebral ventricles',
+    'juxtacortical': 'within 3 mm of the cortex',
+    'deep': 'farther from both',
+    'infratentorial': 'in brain stem or cerebellum',
+}
+
 VISITS: dict[str, Column] = {
     **_PARTICIPANT,
     'acq_time': _column('Date and time of the scan.', source='scans.tsv, sessions.tsv or JSON'),
@@ -117,6 +125,22 @@ VISITS: dict[str, Column] = {
         'Total volume of the lesions.', 'mL', 'lesion mask, individual space'
     ),
     'largest_lesion_ml': _column('Volume of the largest lesion.', 'mL', 'lesion instances'),
+    **{
+        f'{name}_lesion_count': _column(
+            f'Number of lesions whose class is {name}; n/a without zones of the brain.',
+            'count',
+            'column location of the lesions',
+        )
+        for name in _PLACES
+    },
+    **{
+        f'{name}_lesion_ml': _column(
+            f'Volume of lesion {where}; n/a without zones of the brain.',
+            'mL',
+            'class of each voxel, individual space',
+        )
+        for name, where in _PLACES.items()
+    },
     'nawm_noise_fraction': _column(
         'Noise: robust standard deviation of normal-appearing white matter over its mode.',
         'arbitrary',
@@ -153,6 +177,12 @@ VISITS: dict[str, Column] = {
     ),
 }
 
+_UNCERTAINTIES = {
+    'entropy': 'Predictive entropy (nat)',
+    'variance': 'Variance of the sampled probability',
+    'mutual_information': 'Mutual information of prediction and weights (nat)',
+}
+
 LESIONS: dict[str, Column] = {
     **_PARTICIPANT,
     'lesion': _column('Number of the lesion in the instance image.', 'count', 'instance label'),
@@ -174,6 +204,46 @@ LESIONS: dict[str, Column] = {
         'arbitrary',
         '0 to 1, probability map, individual space',
     ),
+    **{
+        f'{name}_mm': _column(
+            f'Smallest distance of the lesion to {what}; n/a without zones of the brain.',
+            'mm',
+            'between voxel centres, zones outside lesions, individual space',
+        )
+        for name, what in (
+            ('ventricle', 'the cerebral ventricles'),
+            ('cortex', 'the cerebral cortex'),
+            ('posterior_fossa', 'brain stem and cerebellum (0 in them)'),
+        )
+    },
+    'location': _column(
+        'One class for the whole lesion: infratentorial, periventricular, juxtacortical or deep, '
+        'the first that holds; n/a without zones of the brain.',
+        source='McDonald criteria 2017; distances up to 2 mm count as touching',
+    ),
+    **{
+        f'{name}_fraction': _column(
+            f'Share of the volume of the lesion that lies {where}; n/a without zones.',
+            'arbitrary',
+            '0 to 1, class of each voxel, individual space',
+        )
+        for name, where in _PLACES.items()
+    },
+    'surround_contrast': _column(
+        'FLAIR of the lesion less that of normal-appearing white matter around it, where the mode '
+        'of white matter is 1.',
+        'arbitrary',
+        'mean of the lesion less median of white matter 2 to 10 mm from it',
+    ),
+    **{
+        f'{name}_{kind}': _column(
+            f'{title} of the lesion, {word} over its voxels; n/a without --mc-samples.',
+            'arbitrary',
+            'Monte Carlo dropout, Nair et al., Med Image Anal 2020;59:101557',
+        )
+        for name, title in _UNCERTAINTIES.items()
+        for kind, word in (('mean', 'mean'), ('log_sum', 'sum of the natural logarithms'))
+    },
 }
 
 CHANGES: dict[str, Column] = {

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from msapp.errors import InputError
-from msapp.inference.lesions import predict_lesions
+from msapp.inference.lesions import predict_lesions, sample_lesions
 from msapp.models.spec import ModelSpec
 
 WINDOW = (16, 16, 16)
@@ -118,3 +118,33 @@ def test_the_window_may_be_larger_than_the_brain(flair, brain):
     probability = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(window=(64, 64, 64)))
     assert ((probability >= 0.5) == ((flair == 2.0) & brain)).all()
     assert torch.is_grad_enabled()
+
+
+class Unsure(Bright):
+    """`Bright`, that half of the time sees nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout3d(0.5)
+
+    def forward(self, image):
+        return self.dropout(super().forward(image).sigmoid() + 1) * 4 - 6
+
+
+def test_samples_disagree_where_the_network_is_unsure_and_are_0_outside(flair, brain):
+    calls = {'network': Unsure(), 'spec': spec(), 'samples': 6}
+    maps = sample_lesions({'FLAIR': flair}, brain, **calls, seed=3)
+    again = sample_lesions({'FLAIR': flair}, brain, **calls, seed=3)
+    other = sample_lesions({'FLAIR': flair}, brain, **calls, seed=4)
+    assert maps.variance[brain].max() > 0.05
+    for name in ('probability', 'entropy', 'variance', 'mutual_information'):
+        values = getattr(maps, name)
+        assert values.shape == flair.shape
+        assert (values[~brain] == 0).all()
+        assert (values == getattr(again, name)).all()
+    assert (maps.variance != other.variance).any()
+
+
+def test_a_network_without_dropout_has_no_samples(flair, brain):
+    with pytest.raises(ValueError, match='no dropout'):
+        sample_lesions({'FLAIR': flair}, brain, Bright(), spec(), samples=2)
