@@ -153,7 +153,7 @@ def count_locations(
     counts: dict[str, float] = {}
     for code, name in enumerate(LOCATIONS, start=1):
         counts[f'{name}_lesion_count'] = int((table['location'] == name).sum())
-        counts[f'{name}_lesion_volume_ml'] = np.count_nonzero(voxels == code) * voxel_ml
+        counts[f'{name}_lesion_volume_ml'] = float(np.sum(voxels == code)) * voxel_ml
     return counts
 
 
