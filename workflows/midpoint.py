@@ -7,8 +7,9 @@ from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit
 from msapp.interfaces.imaging import FindMidpoint
+from msapp.interfaces.lists import Merge, Select
 from msapp.settings import Settings
-from msapp.workflows.outputs import LARGE_GB, SMALL_GB, make_node
+from msapp.workflows.outputs import LARGE_GB, make_node
 
 METHODS = """\
 The visits were brought into one space, rigid, 1 mm isotropic, at their unbiased midpoint (after
@@ -53,14 +54,15 @@ def init_midpoint_wf(*, visits: tuple[Visit, ...], settings: Settings) -> pe.Wor
         name='outputnode',
     )
     midpoint = make_node(FindMidpoint(), 'midpoint', mem_gb=LARGE_GB, seed=settings.random_seed)
+    place = str(settings.work_path)
     for name, field in fields.items():
-        merge = make_node(niu.Merge(count), f'merge_{name}', mem_gb=SMALL_GB)
+        merge = make_node(Merge(count), f'merge_{name}', work_dir=place)
         for n in numbers:
             workflow.connect(inputnode, f'{name}{n}', merge, f'in{n}')
         workflow.connect(merge, 'out', midpoint, field)
     workflow.connect(midpoint, 'to_mni', outputnode, 'to_mni')
     for n in numbers:
-        select = make_node(niu.Select(index=[n - 1]), f'select{n}', mem_gb=SMALL_GB)
+        select = make_node(Select(index=[n - 1]), f'select{n}', work_dir=place)
         workflow.connect(midpoint, 'to_individual', select, 'inlist')
         workflow.connect(select, 'out', outputnode, f'to_individual{n}')
     return workflow

@@ -165,6 +165,8 @@ def _configure(graph: Any, log_dir: Path, stop_on_first_crash: bool, *, poll_s: 
             # With this on, a step's hash would depend on which of its results others use.
             'remove_unnecessary_outputs': False,
             'stop_on_first_crash': stop_on_first_crash,
+            # A work folder may be moved or copied; what is in it must not point to the old place.
+            'use_relative_paths': True,
         }
     )
 
