@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import uuid
 from pathlib import Path
@@ -62,8 +63,7 @@ def check_folders(settings: Settings) -> None:
     for folder in (source, target, settings.work_path):
         if printable(str(folder)) != str(folder):
             raise UsageError(
-                f'{printable(str(folder))}: the path has characters that cannot be printed. '
-                'Rename the folder.'
+                f'{printable(str(folder))}: the path has characters that {_unprintable(folder)}'
             )
     for name, folder in (('output', target), ('work', settings.work_path)):
         if _is_among_input(folder, source):
@@ -74,6 +74,17 @@ def check_folders(settings: Settings) -> None:
     if not settings.dry_run:
         for folder in (target, settings.work_path):
             _check_writable(folder)
+
+
+def _unprintable(folder: Path) -> str:
+    """Say whether the folder's name or the locale is to blame, and what to do."""
+    try:
+        text = os.fsencode(folder).decode('utf-8')
+    except UnicodeDecodeError:
+        text = ''
+    if text and printable(text) == text:
+        return 'the locale has not. Set PYTHONUTF8=1, or LC_ALL=C.UTF-8.'
+    return 'cannot be printed. Rename the folder.'
 
 
 def _is_among_input(path: Path, source: Path) -> bool:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import traceback
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msapp.cli.console import complain, open_missing_streams, say
 from msapp.cli.parser import parse
 from msapp.errors import (
     EXIT_DONE,
@@ -49,27 +53,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 1 if some participant failed and others finished; else the exit code of the class in
         ``msapp.errors`` that says what went wrong.
     """
+    open_missing_streams()
     command = list(sys.argv[1:] if argv is None else argv)
     try:
-        values, verbosity = parse(command)
-        return run(values, verbosity, ['msapp', *command])
+        with _terminated_like_interrupted():
+            values, verbosity = parse(command)
+            return run(values, verbosity, ['msapp', *command])
     except MsappError as error:
-        sys.stderr.write(f'msapp: error: {error}\n')
+        complain(f'msapp: error: {error}\n')
         return error.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write('msapp: interrupted. Run the same command again to go on.\n')
+        complain('msapp: interrupted. Run the same command again to go on.\n')
         return 130
     except OSError as error:
         place = error.filename or 'a file'
         known = storage_error(error, place) or InternalError(f'{place}: {error.strerror}.')
-        sys.stderr.write(f'msapp: error: {known}\n')
+        complain(f'msapp: error: {known}\n')
         return known.exit_code
     except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
-        trace = Path(tempfile.mkstemp(prefix='msapp-', suffix='.txt')[1])
-        trace.write_text(traceback.format_exc(), encoding='utf-8')
-        name = type(error).__name__
-        sys.stderr.write(f'msapp: internal error: {name}: {error}. {BUG} Traceback: {trace}\n')
+        name, trace = type(error).__name__, _keep(traceback.format_exc())
+        complain(f'msapp: internal error: {name}: {error}. {BUG} Traceback: {trace}\n')
         return InternalError.exit_code
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """Let SIGTERM end a run with the same message as Ctrl-C; the engine has a way of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _keep(trace: str) -> str:
+    """Write a traceback to a file and return its name; where there is no room, the traceback."""
+    try:
+        path = Path(tempfile.mkstemp(prefix='msapp-', suffix='.txt')[1])
+        path.write_text(trace, encoding='utf-8')
+    except OSError:
+        return trace
+    return str(path)
 
 
 def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> int:
@@ -95,7 +122,7 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     if settings.dry_run:
         from msapp.bids.query import plan_participants
 
-        sys.stdout.write('\n'.join(describe(plan_participants(settings), settings)) + '\n')
+        say('\n'.join(describe(plan_participants(settings), settings)) + '\n')
         return EXIT_DONE
     code = EXIT_DONE
     if 'participant' in settings.levels:
@@ -118,7 +145,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
 
     limits = available_limits()
     if settings.boilerplate_only:
-        sys.stdout.write(methods_text(settings, plan_participants(settings)) + '\n')
+        say(methods_text(settings, plan_participants(settings)) + '\n')
         return EXIT_DONE
     write_description(settings.output_dir, settings.bids_dir)
     # Runs on several nodes share the folder, so a process number would not tell them apart.
@@ -286,7 +313,7 @@ def _print_summary(outcomes: Sequence[Outcome], settings: Settings) -> None:
             line += f'{item.wall_s:.0f} s. Report: {settings.output_dir / item.participant}.html'
         else:
             line = f'{item.status}. {_explain(item)}'
-        sys.stdout.write(f'{item.participant}: {line}\n')
+        say(f'{item.participant}: {line}\n')
 
 
 def _explain(outcome: Outcome) -> str:
@@ -314,7 +341,7 @@ def _add_group_level(settings: Settings, code: int) -> int:
     except MsappError as error:
         if code == EXIT_DONE:
             raise
-        sys.stderr.write(f'msapp: error: {error}\n')
+        complain(f'msapp: error: {error}\n')
         return code
     return code or group_code
 
@@ -329,6 +356,6 @@ def run_group_level(settings: Settings) -> int:
         remove_temporary(settings.output_dir, 'group*')
         result = run_group(settings)
     for problem in result.problems:
-        sys.stderr.write(f'msapp: warning: {problem}\n')
-    sys.stdout.write(f'group: {result.visits} visits. Report: {result.page}\n')
+        complain(f'msapp: warning: {problem}\n')
+    say(f'group: {result.visits} visits. Report: {result.page}\n')
     return EXIT_DONE

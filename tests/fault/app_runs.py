@@ -60,6 +60,7 @@ class Call:
     levels: tuple[str, ...] = ('participant',)
     environment: Mapping[str, str | None] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
+    cwd: Path | None = None
 
     def start(self) -> Started:
         """Start it in a process group of its own."""
@@ -74,6 +75,7 @@ class Call:
             encoding='utf-8',
             errors='surrogateescape',
             env={name: value for name, value in values.items() if value is not None},
+            cwd=self.cwd,
             start_new_session=True,
         )
         return Started(process, self.out, tag)

@@ -1,0 +1,46 @@
+"""Standard streams that may be closed, or have nobody who reads them: no run fails for that."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TextIO
+
+
+def open_missing_streams() -> None:
+    """Give the process the standard streams that it was started without.
+
+    Otherwise the next file it opens takes the number of one, and what a library or a child process
+    prints goes into that file.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # takes the lowest free number
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        if getattr(sys, name) is None:
+            mode = 'w' if number else 'r'
+            setattr(sys, name, open(number, mode, encoding='utf-8', closefd=False))  # noqa: SIM115
+
+
+def say(text: str) -> None:
+    """Write to standard output."""
+    _write(sys.stdout, text)
+
+
+def complain(text: str) -> None:
+    """Write to standard error."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    """Write at once; where that cannot be (a pipe nobody reads, a full disk) the text is lost."""
+    try:
+        stream.write(text)
+        stream.flush()
+    except OSError:
+        # What could not be written is kept and tried again at the end, with a traceback.
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
