@@ -16,6 +16,7 @@ import psutil
 from msapp.engine.plugin import ReportingMixin, ResilientPlugin
 from msapp.engine.progress import make_progress
 from msapp.engine.record import Outcome, Recorder
+from msapp.engine.worker import take_paths_literally
 from msapp.errors import InternalError, InterruptedRunError, MsappError, StorageError, UsageError
 from msapp.files import storage_errors
 from msapp.provenance import tsv_cell
@@ -84,6 +85,7 @@ def run_graph(
         If ``use_plugin`` cannot be used.
     """
     _check_graph(graph, participants)
+    take_paths_literally()
     log_dir = log_dir.absolute()
     log_dir.mkdir(parents=True, exist_ok=True)
     arguments = {

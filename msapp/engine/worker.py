@@ -113,6 +113,22 @@ def serve(connection: Connection, parent_pid: int, cwd: str, log_file: str | Non
             return
 
 
+def take_paths_literally() -> None:
+    """Let nipype find its own files below folders with ``[``, ``?`` or ``*`` in their names.
+
+    It would find no earlier result there, and compute everything anew in each run.
+    """
+    from nipype.pipeline.engine import nodes
+
+    nodes.glob = _glob_below
+
+
+def _glob_below(pattern: str) -> list[str]:
+    """Return what matches the last part of a pattern; the folders before it are plain text."""
+    folder, name = os.path.split(pattern)
+    return [str(path) for path in Path(folder).glob(name)]
+
+
 def run_task(payload: bytes) -> Reply:
     """Run one pickled task; whatever it raises comes back as text."""
     start, clock, cpu_s = time.time(), time.perf_counter(), _cpu_s()
@@ -120,6 +136,7 @@ def run_task(payload: bytes) -> Reply:
     _reset_peak()
     traceback = None
     try:
+        take_paths_literally()
         node, updatehash = pickle.loads(payload)
         print(f'--- {time.strftime("%H:%M:%S")} {node.fullname}', flush=True)  # noqa: T201
         start, clock, cpu_s = time.time(), time.perf_counter(), _cpu_s()
