@@ -22,6 +22,10 @@ Status = Literal['done', 'failed', 'not run']
 TIMING_COLUMNS = ('participant', 'step', 'status', 'start', 'wall_s', 'cpu_s', 'peak_rss_mb')
 ENTITY_PREFIX = re.compile(r'^(ses|acq|run|task)_(?=.)')
 SYSTEM_ERROR = re.compile(r"\[Errno (?P<number>\d+)\] (?P<reason>[^:]*)(?:: '(?P<file>[^']*)')?")
+# What numpy raises, and what C++ (ITK) and the system say, where memory is limited by ulimit.
+MEMORY_ERRORS = ('MemoryError', '_ArrayMemoryError')
+NO_MEMORY = re.compile(r'bad_alloc|(?i:(?:failed to|cannot) allocate memory)')
+MORE_MEMORY = 'Give the run more memory, fewer --nprocs, or --low-mem.'
 EXCEPTION_LINE = re.compile(r'^(?P<name>[A-Za-z_][\w.]*)(?:: ?(?P<message>.*))?$')
 
 
@@ -123,7 +127,8 @@ def explain(step: str, traceback: str, work_dir: Path = Path('the work folder'))
     """Return a readable error for a failed step, and the exit code it calls for.
 
     An `MsappError` explains itself, so its message comes alone, and so does a full or unusable
-    ``work_dir``; anything else is named with the step and the last line of its traceback.
+    ``work_dir``; a step without memory gets advice; anything else is named with the step and the
+    last line of its traceback.
     """
     name, message = last_exception(traceback)
     known = _msapp_error(name)
@@ -135,6 +140,9 @@ def explain(step: str, traceback: str, work_dir: Path = Path('the work folder'))
             return str(explained), explained.exit_code
     first = message.splitlines()[0] if message else ''
     kind = name.rpartition('.')[2] or 'error'
+    if kind in MEMORY_ERRORS or NO_MEMORY.search(message):
+        detail = f' ({first})' if first else ''
+        return f'{step}: memory ran out{detail}. {MORE_MEMORY}', EXIT_SOME_FAILED
     return f'{step}: {kind}: {first}'.rstrip(': '), InternalError.exit_code
 
 

@@ -77,5 +77,8 @@ class Toy(SimpleInterface):
         while time.process_time() < end:
             block[0] += 1
 
+    def _exhaust(self, marker):
+        np.empty(2**60, np.uint8)
+
     def _nap(self, marker):
         time.sleep(1)

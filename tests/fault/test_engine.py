@@ -135,6 +135,7 @@ def test_a_killed_worker_fails_its_step_and_nothing_else(run):
     assert (failed['status'], failed['failed_step'], failed['steps_run']) == ('failed', 'second', 1)
     assert failed['exit_code'] == 1
     assert failed['error'].startswith('second: its worker was killed by SIGKILL, twice.')
+    assert failed['error'].endswith('give the run more memory, fewer --nprocs, or --low-mem.')
     assert Path(failed['crash_file']).suffix == '.txt'
     assert 'SIGKILL' in Path(failed['crash_file']).read_text()
     assert 'sub-01 FAILED: second: its worker was killed' in log
@@ -172,6 +173,15 @@ def test_an_exception_stops_one_participant(run):
     status = {(row['participant'], row['step']): row['status'] for row in rows}
     assert status[('sub-01', 'second')] == 'failed'
     assert ('sub-01', 'third') not in status
+
+
+def test_a_step_without_memory_is_named_with_advice_and_the_others_go_on(run):
+    outcomes, _, _ = run({'sub_01': chain(second={'mode': 'exhaust'}), 'sub_02': chain()})
+    assert outcomes['sub-02']['status'] == 'done'
+    failed = outcomes['sub-01']
+    assert (failed['failed_step'], failed['exit_code']) == ('second', 1)
+    assert failed['error'].startswith('second: memory ran out (Unable to allocate 1.00 EiB ')
+    assert failed['error'].endswith('). Give the run more memory, fewer --nprocs, or --low-mem.')
 
 
 def test_an_error_of_ours_comes_through_alone(run):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from msapp.engine.record import explain, step_label
-from msapp.errors import UsageError
+from msapp.engine.record import MORE_MEMORY, explain, step_label
+from msapp.errors import StorageError, UsageError
 from msapp.files import write_atomic
 from msapp.logs import close_logging, setup_logging
 from msapp.provenance import sha256_file, write_run_record, write_summary
@@ -115,6 +117,15 @@ def test_a_log_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
         setup_logging(tmp_path / 'file' / 'logs')
 
 
+def test_a_log_folder_on_a_full_disk_is_no_usage_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, 'mkdir', refuse)
+    with pytest.raises(StorageError, match='No space left on device'):
+        setup_logging(tmp_path / 'logs')
+
+
 NESTED = """Traceback (most recent call last):
   File "/a/worker.py", line 80, in run_task
     node.run(updatehash=updatehash)
@@ -140,6 +151,11 @@ Traceback:
         ('msapp.errors.NoSuchError: odd', ('ses-1 n4: NoSuchError: odd', 70)),
         ('ValueError: bad: value', ('ses-1 n4: ValueError: bad: value', 70)),
         ('AssertionError', ('ses-1 n4: AssertionError', 70)),
+        ('MemoryError', (f'ses-1 n4: memory ran out. {MORE_MEMORY}', 1)),
+        (
+            'RuntimeError: std::bad_alloc',
+            (f'ses-1 n4: memory ran out (std::bad_alloc). {MORE_MEMORY}', 1),
+        ),
     ],
 )
 def test_a_failure_is_told_by_the_exception_that_was_raised(raised, expected):
