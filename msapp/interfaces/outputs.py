@@ -80,7 +80,8 @@ class SaveTable(NodeInterface):
 
         dictionary = {'lesions': columns.LESIONS, 'changes': columns.CHANGES}[self.inputs.kind]
         target = Path(self.inputs.output_dir) / self.inputs.name
-        rows = [{**self.inputs.common, **row} for row in self.inputs.rows]
+        unknown = dict.fromkeys(dictionary)
+        rows = [{**unknown, **self.inputs.common, **row} for row in self.inputs.rows]
         tables.write_table(target, rows, dictionary)
         return {'out_file': str(target)}
 

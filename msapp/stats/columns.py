@@ -134,7 +134,7 @@ VISITS: dict[str, Column] = {
         for name in _PLACES
     },
     **{
-        f'{name}_lesion_ml': _column(
+        f'{name}_lesion_volume_ml': _column(
             f'Volume of lesion {where}; n/a without zones of the brain.',
             'mL',
             'class of each voxel, individual space',
@@ -181,6 +181,7 @@ _UNCERTAINTIES = {
     'entropy': 'Predictive entropy (nat)',
     'variance': 'Variance of the sampled probability',
     'mutual_information': 'Mutual information of prediction and weights (nat)',
+    'predicted_variance': 'Variance of the logit that the network itself predicts',
 }
 
 LESIONS: dict[str, Column] = {
