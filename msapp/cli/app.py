@@ -112,6 +112,7 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     """
     # nipype asks the network for a newer version of itself unless told not to.
     os.environ.update(NO_ET='1', NIPYPE_NO_ET='1')
+    _ensure_home()
     from msapp.bids.checks import check_folders
     from msapp.cli.plan import check_available, describe
     from msapp.settings import make_settings
@@ -130,6 +131,14 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     if 'group' in settings.levels:
         code = _add_group_level(settings, code)
     return code
+
+
+def _ensure_home() -> None:
+    """Give a user without a home, as in containers, one that holds nothing: pybids demands one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ['HOME'] = os.devnull
 
 
 def run_participants(settings: Settings, verbosity: int, command: Sequence[str]) -> int:

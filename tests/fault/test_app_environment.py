@@ -165,12 +165,19 @@ def test_no_place_at_all_for_temporary_files_is_no_hindrance(undisturbed, tmp_pa
 
 
 def stops(call: Call, moment: str, number: int, *, group: bool = False) -> None:
-    """Send a signal in the middle of a run; state how that ends."""
+    """Send a signal when a run has begun, or ended a step; state how that ends."""
+    name, rows = {'start': ('msapp.log', 0), 'steps': ('timings.tsv', 2)}[moment]
+    earlier = set((call.out / 'logs').glob('*'))
+
+    def reached() -> bool:
+        files = (call.out / 'logs').glob(f'*/{name}')
+        return any(
+            path.parent not in earlier and path.read_text(encoding='utf-8').count('\n') >= rows
+            for path in files
+        )
+
     run = call.start()
-    if moment == 'steps':
-        run.wait_for(lambda: run.steps_done() >= 3)
-    else:
-        run.wait_for(lambda: any((call.out / 'logs').glob('*/msapp.log')))
+    run.wait_for(reached)
     assert not run.ended()
     begin = time.monotonic()
     (os.killpg if group else os.kill)(run.process.pid, number)
