@@ -29,7 +29,7 @@ from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
 from msapp.evaluation.thresholds import sweep_thresholds
 from msapp.evaluation.voxel import dice, hausdorff95_mm
 from msapp.imaging import geometry
-from msapp.imaging.brain import BrainExtraction, brain_from_zones, mask_on_grid
+from msapp.imaging.brain import BrainExtraction, brain_from_zones, extract_brain, mask_on_grid
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
 from msapp.inference.anatomy import predict_zones
 from msapp.inference.lesions import predict_lesions
@@ -46,6 +46,7 @@ WRONG_MASK = 'sub-ljub19'
 LJUBLJANA = 'ljubljana-longitudinal'
 CASES = ('cs07', 'cs19')
 INPUTS = {'both': ('FLAIR', 'T1w'), 'FLAIR': ('FLAIR',), 'T1w': ('T1w',)}
+TEMPLATE = 'template'
 THRESHOLDS = [round(value, 2) for value in np.arange(0.1, 0.95, 0.1)]
 SLICES_MM = (1.0, 3.0, 5.0)
 SEED = 1
@@ -59,7 +60,7 @@ def main() -> None:
     parser.add_argument('command', choices=('brain', 'lesions', 'heads'))
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--model', action='append', default=[], help='FOLDER, or CASE=FOLDER')
-    parser.add_argument('--anatomy', default='anatomy', help='model that finds the brain')
+    parser.add_argument('--anatomy', default='anatomy', help='model, or template')
     parser.add_argument('--heads', type=Path)
     parser.add_argument('--samples', type=int, default=20, help='heads drawn for each line')
     parser.add_argument('--threads', type=int)
@@ -136,12 +137,10 @@ def compare_brains(given: argparse.Namespace) -> None:
 
 def compare_lesions(given: argparse.Namespace) -> None:
     """Score lesions of the two patients with manual masks, by what the network is given."""
-    anatomy = load_spec(given.anatomy)
-    network = load_network(anatomy)
     chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
     scores, sweeps = [], []
     for name in CASES:
-        images, truth, brain = read_patient(given.data, name, network, anatomy)
+        images, truth, brain = read_patient(given.data, name, given.anatomy)
         spec = load_spec(chosen.get(name) or chosen.get('') or 'lesions')
         lesions = load_network(spec)
         inside = np.asanyarray(images['FLAIR'].dataobj) != 0
@@ -175,7 +174,7 @@ def compare_lesions(given: argparse.Namespace) -> None:
 
 
 def read_patient(
-    data: Path, name: str, network: torch.nn.Module, anatomy: object
+    data: Path, name: str, anatomy: str
 ) -> tuple[dict[str, nib.Nifti1Image], np.ndarray, BrainExtraction]:
     """Read the images of a patient, its lesions and its brain."""
     folder = data / 'ljubljana-mni' / f'sub-{name}'
@@ -185,8 +184,12 @@ def read_patient(
         for key in ('FLAIR', 'T1w')
     }
     mask = nib.as_closest_canonical(nib.load(folder / f'{stem}_label-L_mask.nii.gz'))
-    zones = predict_zones(images['FLAIR'], network, anatomy)
-    brain = brain_from_zones(images['FLAIR'], zones)
+    if anatomy == TEMPLATE:
+        brain = extract_brain(images['FLAIR'])
+    else:
+        spec = load_spec(anatomy)
+        zones = predict_zones(images['FLAIR'], load_network(spec), spec)
+        brain = brain_from_zones(images['FLAIR'], zones)
     return images, np.asanyarray(mask.dataobj) > 0, brain
 
 

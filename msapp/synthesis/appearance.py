@@ -19,6 +19,10 @@ _LESION_TISSUES: Mapping[str, float] = {
     'ventral_diencephalon': 0.6, 'cerebellum_cortex': 0.3,
 }  # fmt: skip
 FLAIR = 'FLAIR'
+# Grey matter is brighter in some places than in others: insula, cingulum, caudate. Largest share.
+FOLD = 0.25
+# Of tissues of one material, standard deviation.
+TISSUE_SPREAD, GREY_SPREAD = 0.03, 0.06
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Scene:
     rim : (I, J, K) tensor of float32
         White matter along the ventricles, where FLAIR is bright in healthy people.
     fold : (I, J, K) tensor of float32
-        Smooth variation along the cortex (bright insula and cingulum, cortical inflow).
+        Smooth variation of grey matter (bright insula and cingulum, cortical inflow).
     strength : (I, J, K) tensor of float32
         Variation of lesions' brightness from place to place, about 1.
     """
@@ -105,6 +109,11 @@ def draw_scene(
     return Scene(tissues, zones, lesions, halo, rim, fold, strength, spacing_mm)
 
 
+def zone_in(zones: torch.Tensor, *names: str) -> torch.Tensor:
+    """Return where zones are of some names, as booleans."""
+    return torch.isin(zones, torch.tensor([ZONES.index(name) for name in names]).to(zones))
+
+
 def family_signals(family: str, rng: np.random.Generator) -> np.ndarray:
     """Draw the signals of a contrast family, widely; white matter is 1.
 
@@ -125,7 +134,8 @@ def family_signals(family: str, rng: np.random.Generator) -> np.ndarray:
     for index, (zone, material, _) in enumerate(TISSUES.values()):
         if not material:
             continue
-        signals[index] = drawn[material] / white * rng.normal(1, 0.03)
+        spread = GREY_SPREAD if zone == 'deep_grey' else TISSUE_SPREAD
+        signals[index] = drawn[material] / white * rng.normal(1, spread)
         outside = zone == 'background' and material != 'csf'
         if outside and rng.random() < 0.4:
             signals[index] = rng.uniform(0, 2.5)
@@ -176,8 +186,8 @@ def paint(
     spread = torch.from_numpy((rng.uniform(0.01, 0.06, len(signals)) * signals).astype(np.float32))
     texture = warp.blur(warp.noise_like(tuple(image.shape), rng, device), 0.7)
     image = image + spread.to(device)[scene.tissues.long()] * texture * 3
-    cortex = (scene.zones == ZONES.index('cortex')).float()
-    image = image * (1 + cortex * rng.uniform(0, 0.12) * scene.fold)
+    grey = zone_in(scene.zones, 'cortex', 'deep_grey').float()
+    image = image * (1 + grey * rng.uniform(0, FOLD) * scene.fold)
     if family == FLAIR:
         image = image + rng.uniform(0, 0.4) * scene.rim * scene.rim
         image = _add_flow(image, scene, rng)
