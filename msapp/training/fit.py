@@ -168,6 +168,7 @@ def describe_model(
         overlap=recipe.overlap,
         threshold=recipe.threshold,
         classes=recipe.classes,
+        supports=('mc-samples',) if recipe.architecture.arguments.get('dropout') else (),
         training=Training(
             data=tuple(used), synthetic_only=cases is None, attribution=recipe.attribution
         ),

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from msapp.errors import InputError, MissingDependencyError
 from msapp.imaging import brain, geometry
+from msapp.imaging.tissue import ZONES
 
 
 @pytest.fixture(scope='module')
@@ -84,6 +85,48 @@ def test_a_slab_that_fills_the_plane_is_not_skull_stripped():
     volume_ml = (data > 0).sum() * 27 / 1000
     assert brain.SKULL_STRIPPED_MIN_ML < volume_ml < brain.SKULL_STRIPPED_MAX_ML
     assert not brain.is_skull_stripped(slab)
+
+
+def zones_of(template: brain.Template) -> np.ndarray:
+    """Give what a network that makes no error would say of the template."""
+    inside, white = template.brain.get_fdata() > 0, template.white_matter.get_fdata()
+    shares = np.zeros((*inside.shape, len(ZONES)), np.float32)
+    shares[..., ZONES.index('white_matter')] = white * inside
+    shares[..., ZONES.index('cortex')] = (1 - white) * inside
+    shares[..., 0] = ~inside
+    return shares
+
+
+def test_zones_give_brain_tissues_and_the_map_from_mni(template):
+    moved = np.diag([0.92, 0.95, 0.9, 1.0])
+    moved[:3, 3] = (6, -9, 14)
+    affine = moved @ template.image.affine
+    # A bright shell around the brain, so that it does not pass for skull-stripped.
+    shell = (template.around_brain.get_fdata() > 0) & ~(template.brain.get_fdata() > 0)
+    head = template.image.get_fdata() + 1.2 * shell + 0.01
+    shares = zones_of(template)
+    found = brain.brain_from_zones(
+        nib.Nifti1Image(head.astype(np.float32), affine), nib.Nifti1Image(shares, affine)
+    )
+    points = geometry.mask_points_mm(template.brain)
+    assert geometry.displacement_mm(found.from_mni, moved, points).mean() < 1.0
+    assert not found.was_stripped
+    assert np.allclose(found.brain.get_fdata(), 1 - shares[..., 0])
+    white = ZONES.index('white_matter')
+    assert np.allclose(found.white_matter.get_fdata(), shares[..., white], atol=1e-6)
+    assert found.similarity > 1.3
+
+
+def test_a_mask_that_is_given_bounds_the_tissues_of_zones(template):
+    given = template.brain.get_fdata() > 0
+    given[: given.shape[0] // 2] = False
+    found = brain.brain_from_zones(
+        template.image,
+        nib.Nifti1Image(zones_of(template), template.image.affine),
+        given_mask=geometry.like(given, template.brain),
+    )
+    assert np.array_equal(found.brain.get_fdata() > 0.5, given)
+    assert not found.white_matter.get_fdata()[~given].any()
 
 
 def test_a_mask_is_its_largest_part_without_holes():
