@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from msapp.errors import InputError, MissingDependencyError, UsageError
-from msapp.files import atomic_path, write_atomic
+from msapp.files import write_atomic
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
 from msapp.provenance import sha256_file
@@ -174,14 +174,14 @@ def save_model(folder: Path, spec: ModelSpec, network: nn.Module) -> ModelSpec:
     UsageError
         If the weights do not fit the architecture, or are larger than models may be.
     """
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     weights = {name: _narrow(name, tensor) for name, tensor in network.state_dict().items()}
     _check_size(spec, weights)
     _check_shapes(spec, weights)
     spec = spec.model_copy(update={'folder': folder.resolve()})
-    with atomic_path(spec.weights) as temporary:
-        save_file(weights, temporary)
+    # Not its save_file, whose file nobody but its owner may read.
+    write_atomic(spec.weights, save(weights))
     spec = spec.model_copy(update={'weights_sha256': sha256_file(spec.weights)})
     write_atomic(folder / SPEC_FILE, spec.to_toml())
     return spec

@@ -39,7 +39,7 @@ class LesionSettings:
         Largest brightness of dirty-appearing white matter around them, as a share of theirs.
     """
 
-    flair: tuple[float, float] = (0.25, 1.3)
+    flair: tuple[float, float] = (0.15, 1.0)
     t2w: tuple[float, float] = (0.3, 1.5)
     t1w: tuple[float, float] = (0.0, 0.6)
     dirty: float = 0.35

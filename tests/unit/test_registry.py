@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 
 import pytest
@@ -88,6 +89,13 @@ def test_saving_again_gives_the_same_bytes(model, tmp_path):
     again = save_model(tmp_path / 'other', spec(), network())
     assert again.weights_sha256 == model.weights_sha256
     assert again.weights.read_bytes() == model.weights.read_bytes()
+
+
+def test_every_user_may_read_a_saved_model(model):
+    before = os.umask(0o022)
+    os.umask(before)
+    for path in model.folder.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~before, path.name
 
 
 def test_models_are_found_by_name_and_by_path(model, tmp_path):
