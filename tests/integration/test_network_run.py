@@ -1,4 +1,7 @@
-"""A run with a network of the user's own: its weights say nothing, its way through the app does."""
+"""A run with networks: the brain and its zones by msapp's, lesions by one of the user's own.
+
+The weights of the latter say nothing, its way through the app does.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,25 @@ import pandas as pd
 import pytest
 import torch
 
+from msapp.imaging.tissue import ZONES
 from msapp.lesions.instances import label_instances
+from msapp.lesions.location import LOCATIONS
 from msapp.models.registry import save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
 
 THRESHOLD, MINIMUM_MM3 = 0.6, 5.0
-ARGUMENTS = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8], 'num_res_units': 0}
+ARGUMENTS = {
+    'in_channels': 2,
+    'out_channels': 1,
+    'channels': [4, 8],
+    'num_res_units': 0,
+    'dropout': 0.2,
+}
+SAMPLES = 2
+FLAGS = (
+    '--tasks', 'lesions', '--brain-extraction', 'network', '--mc-samples', str(SAMPLES), '--sloppy',
+)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
@@ -36,6 +51,7 @@ def model(tmp_path_factory):
         overlap=0.25,
         threshold=THRESHOLD,
         minimum_mm3=MINIMUM_MM3,
+        supports=('mc-samples',),
         training={'synthetic_only': True},
         licence='none',
         intended_use='tests',
@@ -49,7 +65,7 @@ def out(fast_phantom, model, call_msapp, tmp_path_factory):
     folder = tmp_path_factory.mktemp('network') / 'out'
     run = call_msapp(
         fast_phantom, folder, 'participant', '--participant-label', '01', '--session-label', '1',
-        '--tasks', 'lesions', '--lesion-model', model.folder, '--sloppy',
+        *FLAGS, '--lesion-model', model.folder,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return folder
@@ -89,6 +105,53 @@ def test_tables_name_the_model_and_its_probability(out):
     assert lesions['mean_probability'].between(THRESHOLD, 1).all()
 
 
+def test_zones_fill_the_brain_and_have_the_volumes_of_the_table(out):
+    zones = np.asanyarray(nib.load(find(out, 'space-individual_desc-zones_dseg.nii.gz')).dataobj)
+    image = nib.load(find(out, 'space-individual_desc-brain_mask.nii.gz'))
+    brain = np.asanyarray(image.dataobj) > 0
+    assert not zones[~brain].any()
+    assert (zones[brain] > 0).mean() > 0.99
+    summary = pd.read_csv(find(out, 'desc-summary_stats.tsv'), sep='\t')
+    names = pd.read_csv(find(out, 'space-individual_desc-zones_dseg.tsv'), sep='\t')
+    assert names['name'].tolist() == list(ZONES)
+    for index, name in names.iloc[1:].itertuples(index=False):
+        assert summary[f'{name}_ml'].item() == pytest.approx(
+            (zones == index).sum() / 1000, rel=1e-4
+        )
+    assert (out / 'sub-01/figures/sub-01_ses-1_desc-zones_FLAIR.png').exists()
+    assert 'Zones of the brain' in (out / 'sub-01.html').read_text(encoding='utf-8')
+
+
+def test_the_brain_mask_names_its_model(out):
+    sidecar = json.loads(find(out, 'space-individual_desc-brain_mask.json').read_text())
+    assert (sidecar['Method'], sidecar['Model']) == ('network', 'anatomy')
+    assert sidecar['TrainedOnSyntheticDataOnly'] is True
+
+
+def test_every_lesion_has_a_place(out):
+    lesions = pd.read_csv(find(out, 'desc-lesions_stats.tsv'), sep='\t')
+    summary = pd.read_csv(find(out, 'desc-summary_stats.tsv'), sep='\t')
+    assert lesions['location'].isin(LOCATIONS).all()
+    shares = lesions[[f'{name}_fraction' for name in LOCATIONS]].sum(axis=1)
+    assert np.allclose(shares, 1, atol=1e-4)
+    for name in LOCATIONS:
+        assert summary[f'{name}_lesion_count'].item() == (lesions['location'] == name).sum()
+    places = nib.load(find(out, 'space-individual_desc-locations_dseg.nii.gz'))
+    mask = nib.load(find(out, 'space-individual_label-L_mask.nii.gz'))
+    assert np.array_equal(np.asanyarray(places.dataobj) > 0, np.asanyarray(mask.dataobj) > 0)
+
+
+def test_samples_give_maps_and_columns_of_uncertainty(out):
+    lesions = pd.read_csv(find(out, 'desc-lesions_stats.tsv'), sep='\t')
+    for name in ('entropy', 'variance', 'mutual_information'):
+        stem = f'space-individual_label-L_desc-{name.replace("_", "")}_probseg'
+        values = np.asanyarray(nib.load(find(out, f'{stem}.nii.gz')).dataobj)
+        assert 0 <= values.min() < values.max() <= np.log(2) + 1e-6
+        assert json.loads(find(out, f'{stem}.json').read_text())['Samples'] == SAMPLES
+        assert (lesions[f'{name}_mean'] >= 0).all()
+    assert lesions['predicted_variance_mean'].isna().all()
+
+
 def test_the_report_says_which_network_and_that_it_saw_no_real_image(out):
     page = (out / 'sub-01.html').read_text(encoding='utf-8')
     assert "network 'mine' 0.3" in page.replace('&#39;', "'")
@@ -97,8 +160,12 @@ def test_the_report_says_which_network_and_that_it_saw_no_real_image(out):
 
 def test_the_record_holds_the_hash_of_the_weights(out, model):
     (path,) = out.glob('logs/*/models.json')
-    assert json.loads(path.read_text()) == {
-        'lesions': {'name': 'mine', 'version': '0.3', 'sha256': model.weights_sha256}
+    models = json.loads(path.read_text())
+    assert sorted(models) == ['anatomy', 'lesions']
+    assert models['lesions'] == {
+        'name': 'mine',
+        'version': '0.3',
+        'sha256': model.weights_sha256,
     }
 
 
@@ -111,7 +178,7 @@ def test_another_model_is_not_mistaken_for_this_one(out, model, fast_phantom, ca
     save_model(model.folder, changed, network)
     run = call_msapp(
         fast_phantom, out, 'participant', '--participant-label', '01', '--session-label', '1',
-        '--tasks', 'lesions', '--lesion-model', model.folder, '--sloppy',
+        *FLAGS, '--lesion-model', model.folder,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     summary = pd.read_csv(find(out, 'desc-summary_stats.tsv'), sep='\t')

@@ -251,6 +251,12 @@ def test_a_run_checks_its_models_before_any_work(model, monkeypatch):
         plan.check_available(settings(**given))
 
 
+def test_the_brain_by_a_network_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(registry, 'find_model_for', lambda task, folder=None: None)
+    with pytest.raises(MissingDependencyError, match='ships no network for it'):
+        plan.check_available(settings(brain_extraction='network'))
+
+
 # --- The models msapp ships ----------------------------------------------------------------------
 
 
