@@ -6,6 +6,8 @@ The weights of the latter say nothing, its way through the app does.
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -60,11 +62,24 @@ def model(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def out(fast_phantom, model, call_msapp, tmp_path_factory):
+def bids(fast_phantom, tmp_path_factory):
     """One visit, with FLAIR and T1w."""
-    folder = tmp_path_factory.mktemp('network') / 'out'
+    root = tmp_path_factory.mktemp('network') / 'bids'
+    visit = Path('sub-01', 'ses-1', 'anat')
+    (root / visit).mkdir(parents=True)
+    shutil.copy(fast_phantom / 'dataset_description.json', root)
+    for path in (fast_phantom / visit).iterdir():
+        if path.name.startswith(('sub-01_ses-1_FLAIR', 'sub-01_ses-1_T1w')):
+            shutil.copy(path, root / visit)
+    return root
+
+
+@pytest.fixture(scope='module')
+def out(bids, model, call_msapp):
+    """One run on it."""
+    folder = bids.parent / 'out'
     run = call_msapp(
-        fast_phantom, folder, 'participant', '--participant-label', '01', '--session-label', '1',
+        bids, folder, 'participant', '--participant-label', '01', '--session-label', '1',
         *FLAGS, '--lesion-model', model.folder,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
@@ -169,7 +184,7 @@ def test_the_record_holds_the_hash_of_the_weights(out, model):
     }
 
 
-def test_another_model_is_not_mistaken_for_this_one(out, model, fast_phantom, call_msapp):
+def test_another_model_is_not_mistaken_for_this_one(out, model, bids, call_msapp):
     network = build_network('headed_unet', ARGUMENTS)
     with torch.no_grad():
         network.head.weight.zero_()
@@ -177,7 +192,7 @@ def test_another_model_is_not_mistaken_for_this_one(out, model, fast_phantom, ca
     changed = model.model_copy(update={'version': '0.4'})
     save_model(model.folder, changed, network)
     run = call_msapp(
-        fast_phantom, out, 'participant', '--participant-label', '01', '--session-label', '1',
+        bids, out, 'participant', '--participant-label', '01', '--session-label', '1',
         *FLAGS, '--lesion-model', model.folder,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
