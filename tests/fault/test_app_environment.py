@@ -191,6 +191,7 @@ def stops(call: Call, moment: str, number: int, *, group: bool = False) -> None:
     assert temporaries(call.out) == []
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_a_run_and_the_same_command_goes_on(undisturbed, tmp_path):
     call = undisturbed.copy(tmp_path, *undisturbed.call.flags)
     stops(call, 'steps', signal.SIGINT, group=True)
@@ -211,6 +212,7 @@ def test_termination_stops_a_run_at_any_time_and_the_same_command_goes_on(undist
 # --- Standard streams ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_without_standard_streams_the_results_are_whole(undisturbed, tmp_path):
     call = undisturbed.copy(tmp_path, *undisturbed.call.flags)
     call.prefix = ('sh', '-c', 'exec "$@" <&- >&- 2>&-', 'sh')

@@ -52,7 +52,7 @@ def completes(call: Call, expected) -> None:
     [
         pytest.param('8k', marks=pytest.mark.slow, id='not even the record of the run'),
         pytest.param('40k', marks=pytest.mark.slow, id='no log'),
-        pytest.param('400k', id='no image'),
+        pytest.param('400k', marks=pytest.mark.slow, id='no image'),
         pytest.param('32m', marks=pytest.mark.slow, id='no figure'),
         pytest.param('34m', marks=pytest.mark.slow, id='no report'),
     ],
