@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -281,22 +282,7 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
                 metadata=method,
             )
     if spec is not None:
-        sinks.image(
-            out('zones'),
-            space='individual',
-            contrasts=(reference,),
-            desc='zones',
-            suffix='dseg',
-            metadata={'Type': 'Region'} | model_metadata(spec),
-        )
-        sinks.names('zones', ZONES)
-        sinks.zones(
-            out(f'preproc_{reference}'),
-            out('zones'),
-            out('brain_mask'),
-            contrast=reference,
-            title=f'{visit.name}: zones by {spec.name} on {reference}',
-        )
+        _add_zones(out, sinks, spec)
     for contrast in visit.images:
         entities = contrast_entities(contrast)
         sinks.image(
@@ -334,4 +320,25 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
         contrast=reference,
         title=f'{visit.name}: brain mask on {reference}',
         outlined=out('brain_mask'),
+    )
+
+
+def _add_zones(out: Callable[[str], tuple[Any, str]], sinks: VisitSinks, spec: ModelSpec) -> None:
+    """Write the zones, their names and their figure."""
+    reference = sinks.visit.reference
+    sinks.image(
+        out('zones'),
+        space='individual',
+        contrasts=(reference,),
+        desc='zones',
+        suffix='dseg',
+        metadata={'Type': 'Region'} | model_metadata(spec),
+    )
+    sinks.names('zones', ZONES)
+    sinks.zones(
+        out(f'preproc_{reference}'),
+        out('zones'),
+        out('brain_mask'),
+        contrast=reference,
+        title=f'{sinks.visit.name}: zones by {spec.name} on {reference}',
     )
