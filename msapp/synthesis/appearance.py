@@ -103,9 +103,7 @@ def draw_scene(
     rim = (warp.blur(wet, rng.uniform(1.0, 2.0) / spacing_mm) * 2).clamp(max=1) * white
     points = warp.control_points(shape, spacing_mm, 25)
     fold = warp.smooth_noise(shape, points, rng, device)[0]
-    points = warp.control_points(shape, spacing_mm, 12)
-    vary = warp.smooth_noise(shape, points, rng, device)[0]
-    strength = (1 + rng.uniform(0.1, 0.4) * vary).clamp(0.3, 1.8)
+    strength = draw_strength(shape, spacing_mm, rng, device)
     return Scene(tissues, zones, lesions, halo, rim, fold, strength, spacing_mm)
 
 
@@ -191,21 +189,59 @@ def paint(
     if family == FLAIR:
         image = image + rng.uniform(0, 0.4) * scene.rim * scene.rim
         image = _add_flow(image, scene, rng)
-    change = _lesion_change(family, signals, settings, rng)
     dirty = rng.uniform(0, settings.dirty)
     share = torch.maximum(_soften(scene, rng), dirty * scene.halo)
-    # A lesion takes the place of what was there: in all tissues it is as bright.
-    target = (1 + change * scene.strength).clamp(min=0.05)
+    return paint_lesions(image, share, scene.strength, family, settings, rng)
+
+
+def paint_lesions(
+    image: torch.Tensor,
+    share: torch.Tensor,
+    strength: torch.Tensor,
+    family: str,
+    settings: LesionSettings,
+    rng: np.random.Generator,
+) -> torch.Tensor:
+    """Paint lesions over an image, drawn or real.
+
+    Parameters
+    ----------
+    image : (I, J, K) tensor
+        White matter is 1.
+    share : (I, J, K) tensor
+        Share of lesion.
+    strength : (I, J, K) tensor
+        See `Scene`.
+    family : str
+        Decides how lesions look.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+    """
+    change = _lesion_change(family, settings, rng)
+    # A lesion differs from white matter; where grey matter does so already, it differs from that.
+    base = image.clamp(min=1) if change > 0 else image.clamp(max=1)
+    target = (base + change * strength).clamp(min=0.05)
     return (image + share * (target - image)).clamp(min=0)
+
+
+def draw_strength(
+    shape: tuple[int, ...],
+    spacing_mm: float,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> torch.Tensor:
+    """Draw how lesions' brightness varies from place to place, about 1: see `Scene`."""
+    vary = warp.smooth_noise(shape, warp.control_points(shape, spacing_mm, 12), rng, device)[0]
+    return (1 + rng.uniform(0.1, 0.4) * vary).clamp(0.3, 1.8)
 
 
 def _soften(scene: Scene, rng: np.random.Generator) -> torch.Tensor:
     return warp.blur(scene.lesions, rng.uniform(0.2, 0.8) / scene.spacing_mm)
 
 
-def _lesion_change(
-    family: str, signals: np.ndarray, settings: LesionSettings, rng: np.random.Generator
-) -> float:
+def _lesion_change(family: str, settings: LesionSettings, rng: np.random.Generator) -> float:
     if family == FLAIR:
         return float(rng.uniform(*settings.flair))
     if family == 'T2w':

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,8 +18,10 @@ from msapp.imaging.brain import extract_brain
 from msapp.imaging.geometry import resample
 from msapp.imaging.intensity import normalize
 from msapp.inference.normalise import HEAD, clip_white_matter, scale_head
+from msapp.synthesis import appearance, warp
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
 from msapp.synthesis.heads import Head, prepare_heads
+from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.training.recipe import RealCase, Recipe
 
@@ -27,8 +29,12 @@ from msapp.training.recipe import RealCase, Recipe
 SCALE_ERROR = 0.08
 CERTAIN_WHITE_MATTER = 0.9
 LESION_SHARE = 0.5
-# A patch of a patient is centred on a lesion this often.
+# A patch of a patient is centred on a lesion this often, and gets further lesions this often.
 LESION_WEIGHT = 0.7
+PAINTED = 0.6
+# Where lesions are painted into a patient, and the file that says where MNI lies in it.
+WHITE, FROM_MNI = 'white_matter', 'from-MNI_xfm.txt'
+SOFTEST_BORDER_MM = 0.8
 
 Item = dict[str, torch.Tensor]
 
@@ -95,31 +101,46 @@ def read_case(case: RealCase, recipe: Recipe, data: Path, cache: Path) -> tio.Su
     InputError
         If a file is missing, or the grids differ.
     """
-    paths = {name: data / path for name, path in case.images.items()}
+    paths = {name: data / case.images[name] for name in _contrasts(recipe) if name in case.images}
+    if not paths:
+        raise InputError(f'{case.name}: the recipe lists no image that its network takes.')
     mask = nib.as_closest_canonical(_load(data / case.lesions))
-    images: dict[str, tio.Image] = {}
-    for channel in recipe.channels:
-        if channel.name not in paths:
-            continue
-        kept = cache / 'cases' / f'{case.name}_{channel.name}.nii.gz'
-        if not kept.exists():
-            image = nib.as_closest_canonical(_load(paths[channel.name]))
-            white = extract_brain(image).white_matter
-            certain = resample(white, image)
-            scaled = normalize(
-                np.asanyarray(image.dataobj, np.float32), certain > CERTAIN_WHITE_MATTER
-            )
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            nib.save(nib.Nifti1Image(scaled, image.affine), kept)
-        images[channel.name] = tio.ScalarImage(kept)
-        if images[channel.name].spatial_shape != mask.shape:
-            raise InputError(f'{paths[channel.name]}: another grid than {data / case.lesions}.')
+    kept = cache / 'cases' / case.name
+    if not (kept / FROM_MNI).exists():
+        _prepare_case(paths, kept)
+    images: dict[str, tio.Image] = {
+        name: tio.ScalarImage(kept / f'{name}.nii.gz') for name in [*paths, WHITE]
+    }
+    for name, path in paths.items():
+        if images[name].spatial_shape != mask.shape:
+            raise InputError(f'{path}: another grid than {data / case.lesions}.')
     lesions = np.asanyarray(mask.dataobj) > 0
     tensor = torch.from_numpy(lesions[None].astype(np.float32))
     # The header of the mask may be off by part of a voxel; the images' counts.
-    affine = next(iter(images.values())).affine
-    images['lesions'] = tio.LabelMap(tensor=tensor, affine=affine)
-    return tio.Subject(images, name=case.name)
+    images['lesions'] = tio.LabelMap(tensor=tensor, affine=images[WHITE].affine)
+    return tio.Subject(images, name=case.name, from_mni=np.loadtxt(kept / FROM_MNI))
+
+
+def _contrasts(recipe: Recipe) -> list[str]:
+    return [channel.name for channel in recipe.channels]
+
+
+def _prepare_case(paths: Mapping[str, Path], kept: Path) -> None:
+    """Scale the images of a patient, and find its white matter, which is the first image's."""
+    kept.mkdir(parents=True, exist_ok=True)
+    first = None
+    for name, path in paths.items():
+        image = nib.as_closest_canonical(_load(path))
+        brain = extract_brain(image)
+        white = resample(brain.white_matter, image)
+        values = np.asanyarray(image.dataobj, np.float32)
+        scaled = normalize(values, white > CERTAIN_WHITE_MATTER)
+        nib.save(nib.Nifti1Image(scaled, image.affine), kept / f'{name}.nii.gz')
+        if first is None:
+            first = brain
+            nib.save(nib.Nifti1Image(white, image.affine), kept / f'{WHITE}.nii.gz')
+    assert first is not None
+    np.savetxt(kept / FROM_MNI, first.from_mni)
 
 
 def _load(path: Path) -> nib.Nifti1Image:
@@ -145,13 +166,19 @@ def case_transform() -> tio.Transform:
 
 
 class Cases:
-    """Patches of real patients, most about lesions, with one contrast missing at times."""
+    """Patches of real patients, most about lesions, with one contrast missing at times.
 
-    def __init__(self, subjects: Sequence[tio.Subject], recipe: Recipe) -> None:
-        """Hold the subjects."""
+    Few patients have few lesions: into most patches those of others are painted.
+    """
+
+    def __init__(
+        self, subjects: Sequence[tio.Subject], recipe: Recipe, bank: LesionBank | None = None
+    ) -> None:
+        """Hold the subjects, and the lesions to paint into them."""
         self._subjects = list(subjects)
-        self._channels = [channel.name for channel in recipe.channels]
-        self._missing = make_settings(recipe).missing
+        self._bank = bank
+        self._channels = _contrasts(recipe)
+        self._settings = make_settings(recipe)
         self._transform = case_transform()
         weights = {0: 1 - LESION_WEIGHT, 1: LESION_WEIGHT}
         self._sampler = tio.LabelSampler(recipe.window, 'lesions', weights)
@@ -165,9 +192,12 @@ class Cases:
         subject = self._subjects[rng.integers(len(self._subjects))]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**31)))
-            patch = self._transform(next(self._sampler(subject, num_patches=1)))
+            patch = next(self._sampler(subject, num_patches=1))
+            if self._bank is not None and rng.random() < PAINTED:
+                self._paint(patch, self._bank, rng)
+            patch = self._transform(patch)
         there = [name for name in self._channels if name in patch]
-        kept = [name for name in there if rng.random() >= self._missing]
+        kept = [name for name in there if rng.random() >= self._settings.missing]
         kept = kept or [there[rng.integers(len(there))]]
         lesions = patch['lesions'].data
         empty = torch.zeros_like(lesions)
@@ -176,6 +206,25 @@ class Cases:
             'image': clip_white_matter(torch.cat(images).float()),
             'target': (lesions > LESION_SHARE).float(),
         }
+
+    def _paint(self, patch: tio.Subject, bank: LesionBank, rng: np.random.Generator) -> None:
+        """Paint further lesions into the white matter of a patch, in place."""
+        settings, shape, mm = self._settings, patch.spatial_shape, patch.spacing[0]
+        load = torch.from_numpy(bank.draw(rng, settings.load)).float()
+        voxels = torch.stack(torch.meshgrid(*map(torch.arange, shape), indexing='ij')).float()
+        to_mni = np.linalg.inv(patch['from_mni']) @ patch[WHITE].affine
+        share = warp.sample_share(load, warp.to_voxels(voxels, np.linalg.inv(to_mni) @ BANK_AFFINE))
+        share = share * patch[WHITE].data[0]
+        soft = warp.blur(share, rng.uniform(0, SOFTEST_BORDER_MM) / mm)
+        strength = appearance.draw_strength(shape, mm, rng, load.device)
+        for name in self._channels:
+            if name in patch:
+                image = patch[name].data[0]
+                painted = appearance.paint_lesions(
+                    image, soft, strength, name, settings.lesions, rng
+                )
+                patch[name].set_data(painted[None])
+        patch['lesions'].set_data(torch.maximum(patch['lesions'].data, share[None]))
 
 
 class Drawn:

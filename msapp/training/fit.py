@@ -117,7 +117,7 @@ def train(
         torch.set_num_threads(threads)
     trained_on, held_out = read_heads(recipe, data, out / 'cache')
     bank = read_bank(recipe, data)
-    cases = _real_cases(recipe, data, out / 'cache', fold)
+    cases = _real_cases(recipe, data, out / 'cache', fold, bank)
     # Twice as fast on a CPU.
     module = Segmentation(recipe).to(memory_format=torch.channels_last_3d)
     if start_from:
@@ -177,7 +177,9 @@ def describe_model(
     )
 
 
-def _real_cases(recipe: Recipe, data: Path, cache: Path, fold: str | None) -> Cases | None:
+def _real_cases(
+    recipe: Recipe, data: Path, cache: Path, fold: str | None, bank: LesionBank | None
+) -> Cases | None:
     if fold is not None and fold not in recipe.data.folds:
         known = ', '.join(recipe.data.folds) or 'none'
         raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
@@ -185,7 +187,7 @@ def _real_cases(recipe: Recipe, data: Path, cache: Path, fold: str | None) -> Ca
     chosen = [case for case in recipe.data.real if case.name not in out]
     if not chosen or recipe.data.synthetic_share == 1:
         return None
-    return Cases([read_case(case, recipe, data, cache) for case in chosen], recipe)
+    return Cases([read_case(case, recipe, data, cache) for case in chosen], recipe, bank)
 
 
 def _feed(
