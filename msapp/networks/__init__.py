@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 __all__ = ['ARCHITECTURES', 'build_network']
 
 # Name in model.toml: the module and the class. Every class takes its arguments by keyword.
-ARCHITECTURES = {'headed_unet': ('msapp.networks.unet', 'HeadedUNet')}
+ARCHITECTURES = {
+    'headed_unet': ('msapp.networks.unet', 'HeadedUNet'),
+    'hybrid': ('msapp.networks.hybrid', 'HybridNet'),
+}
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
