@@ -1,0 +1,679 @@
+"""What became of every lesion between two visits, and over all visits of a participant.
+
+Two lesions of different visits are *linked* if they share at least `LEAST_OVERLAP` of the smaller
+one. Lesions that are linked to each other, directly or through others, form a group, and each
+group is one `Change`. The share keeps neighbours apart that only graze each other: one shared
+voxel would otherwise join two old lesions that lie side by side. Lesions without any link get a
+second chance, since a lesion of two voxels across may miss itself where registration is off by a
+voxel: two of them are linked if `LEAST_NEAR` of the smaller one lies in the other grown by
+`REACH_VOXELS`, and of the other in the smaller one grown no fewer voxels. Lesions that already have
+a link are not grown, so that a new lesion beside an old one stays new.
+
+A group is, by the first rule that holds:
+
+- of one visit only: *new*, *resolved* or *unconfirmed*, see below;
+- *merged* if it has fewer lesions at the later visit, *split* if more, however many there are.
+  Parts under `LEAST_LESION_MM3` do not count here: a speck that joins its lesion is no event;
+- *enlarged* or *shrunken* if its volume changes by `LEAST_CHANGE` of the earlier volume or more,
+  and by more than `LEAST_CHANGE_MM3`; else *stable*. So is a group of several lesions at both
+  visits, as many as before.
+
+The relative limit is that of the proposal in spinalcordtoolbox issue 4786. On its own it calls one
+voxel more on a lesion of three a change, so the least sizes of ``animaLesionEvolutionDetection``
+(Anima) come with it. Both are conventions: 30 % of a lesion of 100 mm3 is its border moved by
+0.3 mm, less than two segmentations of one image often differ. By Anima's rules a lesion that grows
+by much is new altogether; here it is enlarged, since the old lesion is still in it, and
+``new_part_ml`` gives the growth that Anima would call new.
+
+Two segmentations disagree by chance far more often than lesions appear or vanish: every lesion
+near the threshold is found at one visit and missed at another. What is seen at one visit only
+therefore needs support, and is *unconfirmed* without:
+
+- where a detector of new lesions, which compares the images themselves, has looked at the pair, a
+  lesion of the later visit is new if more than half of its volume (`SUPPORT`) is in the detector's
+  mask, whatever its size, and unconfirmed if not;
+- where none has, and for lesions of the earlier visit, it must have `LEAST_LESION_MM3`.
+
+Identifiers stay with a lesion from visit to visit. Of lesions that merge, the largest passes its
+identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
+get new ones. In a group of several lesions at both visits those that share most stay one lesion.
+Identifiers that ended never come back: a lesion that resolves and is seen again at the same place
+two visits later is a new lesion with a new identifier.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import ndimage
+from scipy.sparse import csgraph
+
+from msapp.errors import InputError
+
+# Code of each class in a class image; 0 is outside all lesions.
+CLASSES = {
+    'new': 1,
+    'enlarged': 2,
+    'stable': 3,
+    'shrunken': 4,
+    'resolved': 5,
+    'merged': 6,
+    'split': 7,
+    'unconfirmed': 8,
+}
+
+# Share of the smaller lesion that both must have in common. A tenth makes a lesion found in
+# animaSegPerfAnalyzer (MSSEG 2016) and in ivadomed.
+LEAST_OVERLAP = 0.10
+# Lesions without a link are grown by this, across faces: 1 mm in `individual`, what a sound rigid
+# registration of one head may leave. Two voxels would join lesions that merely lie near each other.
+REACH_VOXELS = 1
+# Share of the smaller lesion that the other must reach when grown. A lesion moved by one voxel is
+# reached altogether; lesions side by side by less than this, but for the smallest.
+LEAST_NEAR = 0.50
+# spinalcordtoolbox issue 4786: a lesion enlarges or shrinks from 30 % on.
+LEAST_CHANGE = 0.30
+# Anima: growth of no more than this is no new lesion, mm3 (exceeded). Here no change is less
+# either; for lesions under 40 mm3 this is the stricter limit.
+LEAST_CHANGE_MM3 = 12.0
+# Anima: growth beyond this share of what stays is a new lesion attached to the old (exceeded).
+NEW_PART = 0.5
+# Anima: smallest lesion, mm3 (itself kept).
+LEAST_LESION_MM3 = 6.0
+# Share of a lesion that a detector of new lesions must have marked (exceeded).
+SUPPORT = 0.5
+# Volumes are sums of voxels; a limit must not depend on the last digit.
+ROUNDING = 1e-6
+SECONDS_PER_DAY = 86400.0
+DAYS_PER_YEAR = 365.25
+MM3_PER_ML = 1000.0
+UNKNOWN_TIMES = ('', 'n/a')
+
+# The columns of the table of changes, each with its meaning and unit.
+CHANGE_COLUMNS = {
+    'kind': 'what became of the lesions, one of CLASSES',
+    'identifiers_before': 'identifiers of the lesions at the earlier visit, largest first',
+    'identifiers_after': 'the same at the later visit',
+    'labels_before': 'labels of the lesions at the earlier visit, in the same order',
+    'labels_after': 'the same at the later visit',
+    'volume_before_ml': 'their volume at the earlier visit, ml',
+    'volume_after_ml': 'their volume at the later visit, ml',
+    'change_ml': 'volume after less volume before, ml',
+    'change_percent': 'the same in percent of the volume before; missing if that is 0',
+    'change_ml_per_year': 'change_ml by years between the visits; missing if not known',
+    'change_percent_per_year': 'change_percent by years between the visits; missing if not known',
+    'overlap': 'Dice overlap of all earlier with all later voxels, 0 to 1',
+    'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0',
+}
+# The columns of the table of tracks, each with its meaning and unit.
+TRACK_COLUMNS = {
+    'identifier': 'number of the lesion, the same at all visits',
+    'visit': 'number of the visit, from 0',
+    'label': 'label of the lesion at this visit; 0 if it has ended',
+    'volume_ml': 'its volume, ml',
+    'parent': 'identifier of the lesion it broke off from since the visit before, else missing',
+    'merged_into': 'identifier of the lesion it ended in since the visit before, else missing',
+    'state': 'first, at the first visit; split, of parts that broke off; merged into; else what '
+    'became of it since the visit before, one of CLASSES',
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What became of a group of linked lesions; most groups have one lesion at each visit.
+
+    Attributes
+    ----------
+    parents : tuple of (int or None)
+        Of each later lesion that broke off, the identifier of the earlier one it shares most with.
+    merged_into : tuple of (int or None)
+        Of each earlier lesion that ended in a later one, the identifier of that one.
+    kind, identifiers_before, identifiers_after, labels_before, ...
+        See `CHANGE_COLUMNS`; missing is NaN, a visit without lesions has empty tuples.
+    """
+
+    kind: str
+    identifiers_before: tuple[int, ...]
+    identifiers_after: tuple[int, ...]
+    labels_before: tuple[int, ...]
+    labels_after: tuple[int, ...]
+    parents: tuple[int | None, ...]
+    merged_into: tuple[int | None, ...]
+    volume_before_ml: float
+    volume_after_ml: float
+    change_ml: float
+    change_percent: float
+    change_ml_per_year: float
+    change_percent_per_year: float
+    overlap: float
+    new_part_ml: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of all lesions between two visits.
+
+    Attributes
+    ----------
+    changes : list of Change
+        Each lesion of either visit is in one of them. By the smallest identifier in each.
+    classes : (I, J, K) ndarray of uint8
+        Code in `CLASSES` of each voxel in a lesion of the later visit; and of the earlier visit's
+        voxels, where no later lesion lies, if the lesion has no counterpart.
+    """
+
+    changes: list[Change]
+    classes: np.ndarray
+
+    def table(self) -> pd.DataFrame:
+        """Return one line a change with the columns `CHANGE_COLUMNS`; numbers as ``'3,7'``."""
+        rows = [
+            {
+                name: ','.join(map(str, value)) if isinstance(value, tuple) else value
+                for name, value in asdict(change).items()
+            }
+            for change in self.changes
+        ]
+        kinds: dict[str, type] = {
+            name: object if name.startswith(('kind', 'identifiers', 'labels')) else float
+            for name in CHANGE_COLUMNS
+        }
+        return pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)).astype(kinds)
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The lesions of a participant over all visits.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One line a lesion and visit with the columns `TRACK_COLUMNS`, and one for the visit by
+        which a lesion has ended, with label and volume 0. By identifier, then visit.
+    comparisons : list of Comparison
+        Of each two visits that follow each other, with the same identifiers.
+    """
+
+    table: pd.DataFrame
+    comparisons: list[Comparison]
+
+
+class _Visit(NamedTuple):
+    """The lesions of a visit, counted from 0: largest first, then in the order of the array.
+
+    ``numbers`` is the image of that count plus 1, cropped to the lesions of both visits, with a
+    margin of `REACH_VOXELS`; ``labels`` and ``voxels`` are (N,) ndarrays of int.
+    """
+
+    numbers: np.ndarray
+    labels: np.ndarray
+    voxels: np.ndarray
+
+
+class _Pair(NamedTuple):
+    """Two visits; ``links`` and ``shared`` (voxels) are (N, M), ``marked`` is cropped alike."""
+
+    before: _Visit
+    after: _Visit
+    box: tuple[slice, ...]
+    links: np.ndarray
+    shared: np.ndarray
+    marked: np.ndarray | None
+    voxel_mm3: float
+
+
+class _Group(NamedTuple):
+    """Lesions linked to each other, as indices in the order of size, and their identifiers."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    before: list[int]
+    after: list[int]
+    parents: list[int | None]
+    merged_into: list[int | None]
+
+
+def compare_visits(
+    earlier: np.ndarray,
+    later: np.ndarray,
+    voxel_mm3: float,
+    *,
+    new: np.ndarray | None = None,
+    years: float = math.nan,
+    identifiers: Mapping[int, int] | None = None,
+    next_identifier: int | None = None,
+) -> Comparison:
+    """Tell what became of every lesion between two visits.
+
+    Parameters
+    ----------
+    earlier, later : (I, J, K) ndarray of int
+        Lesion instances on one grid, 0 outside; labels may be missing and mean nothing.
+    voxel_mm3 : float
+        Volume of a voxel, mm3.
+    new : (I, J, K) ndarray of bool, optional
+        Voxels that a detector of new lesions has marked. None where none has looked, which is not
+        the same as an empty mask.
+    years : float
+        From the earlier to the later visit (`interval_years`); NaN if not known.
+    identifiers : mapping of int to int, optional
+        Of each earlier label. Without: 1 for the largest lesion, and so on.
+    next_identifier : int, optional
+        First one to give to parts that broke off and to new lesions; by default the smallest
+        above all earlier ones.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    InputError
+        If shapes differ, labels are not whole numbers from 0, or ``voxel_mm3`` or ``years`` is not
+        above 0.
+
+    Examples
+    --------
+    >>> lesion = np.repeat([[[0, 1, 1, 0, 0, 0]]], 9, axis=0)
+    >>> larger = np.repeat([[[0, 1, 1, 1, 1, 0]]], 9, axis=0)
+    >>> (change,) = compare_visits(lesion, larger, 1.0).changes
+    >>> change.kind, change.change_percent, change.change_ml
+    ('enlarged', 100.0, 0.018)
+    """
+    _check_maps([earlier, later], voxel_mm3, [new])
+    if years <= 0:
+        raise InputError(f'years between visits must be above 0, got {years}. Check acq_time.')
+    pair = _pair_up(earlier, later, voxel_mm3, new)
+    known = _number_by_size(earlier) if identifiers is None else identifiers
+    free = itertools.count(next_identifier or max(known.values(), default=0) + 1)
+    groups = [_name(pair, *linked, known, free) for linked in _find_groups(pair.links)]
+    changes = [_describe(pair, group, years) for group in groups]
+    classes = _paint(pair, groups, [change.kind for change in changes], earlier.shape)
+    changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
+    return Comparison(changes, classes)
+
+
+def track_lesions(
+    visits: Sequence[np.ndarray],
+    voxel_mm3: float,
+    *,
+    new: Sequence[np.ndarray | None] | None = None,
+    years: Sequence[float] | None = None,
+) -> Tracks:
+    """Follow every lesion over all visits.
+
+    Parameters
+    ----------
+    visits : sequence of (I, J, K) ndarray of int
+        Lesion instances of each visit in order of time, on one grid; one visit is enough.
+    voxel_mm3 : float
+        Volume of a voxel, mm3.
+    new : sequence of ((I, J, K) ndarray of bool or None), optional
+        Of each two visits that follow each other: see `compare_visits`.
+    years : sequence of float, optional
+        Of each two visits that follow each other.
+
+    Returns
+    -------
+    Tracks
+        Identifiers depend on what is where, not on the values of the labels.
+
+    Raises
+    ------
+    InputError
+        As in `compare_visits`; or if there is no visit, or ``new`` or ``years`` do not have one
+        entry for each two visits.
+    """
+    if not visits:
+        raise InputError('no visit was given; lesions cannot be followed. Give at least one.')
+    masks = _one_each('new', new, None, len(visits))
+    gaps = _one_each('years', years, math.nan, len(visits))
+    _check_maps(visits, voxel_mm3, masks)
+    known = _number_by_size(visits[0])
+    rows: list[dict[str, Any]] = [
+        {'identifier': name, 'visit': 0, 'label': label, 'state': 'first'}
+        for label, name in known.items()
+    ]
+    comparisons = []
+    used = len(known)
+    for visit, (mask, gap) in enumerate(zip(masks, gaps, strict=True), start=1):
+        found = compare_visits(
+            visits[visit - 1],
+            visits[visit],
+            voxel_mm3,
+            new=mask,
+            years=gap,
+            identifiers=known,
+            next_identifier=used + 1,
+        )
+        known = {
+            label: name
+            for change in found.changes
+            for label, name in zip(change.labels_after, change.identifiers_after, strict=True)
+        }
+        used = max(used, *known.values(), 0)
+        rows += [row for change in found.changes for row in _track(change, visit)]
+        comparisons.append(found)
+    return Tracks(_tabulate(rows, visits, voxel_mm3), comparisons)
+
+
+def interval_years(earlier: str | None, later: str | None) -> float:
+    """Return the time between two visits from BIDS ``acq_time``.
+
+    Parameters
+    ----------
+    earlier, later : str or None
+        ISO 8601 date with or without a time, as in ``scans.tsv``. Only their difference counts,
+        so dates may be shifted, as BIDS asks for (to years before 1925). A time without a zone is
+        taken for UTC.
+
+    Returns
+    -------
+    float
+        Years of 365.25 days; NaN if either is None, empty or ``n/a``.
+
+    Raises
+    ------
+    InputError
+        If one is not a date, or the later is not after the earlier.
+
+    Examples
+    --------
+    >>> round(interval_years('1904-03-01T10:00:00', '1905-03-01T10:00:00'), 4)
+    0.9993
+    >>> interval_years('1904-03-01', 'n/a')
+    nan
+    """
+    moments = [_read_moment(text) for text in (earlier, later)]
+    if moments[0] is None or moments[1] is None:
+        return math.nan
+    days = (moments[1] - moments[0]).total_seconds() / SECONDS_PER_DAY
+    if days <= 0:
+        raise InputError(
+            f'the later visit ({later}) is not after the earlier one ({earlier}). '
+            'Check acq_time in scans.tsv or sessions.tsv.'
+        )
+    return days / DAYS_PER_YEAR
+
+
+def classify_volumes(before_mm3: float, after_mm3: float) -> str:
+    """Tell whether a lesion is enlarged, shrunken or stable; see `LEAST_CHANGE`.
+
+    Examples
+    --------
+    >>> classify_volumes(100, 130), classify_volumes(100, 129), classify_volumes(20, 32)
+    ('enlarged', 'stable', 'stable')
+    """
+    change_mm3 = after_mm3 - before_mm3
+    relative = abs(change_mm3) >= LEAST_CHANGE * before_mm3 * (1 - ROUNDING)
+    if not relative or abs(change_mm3) <= LEAST_CHANGE_MM3 * (1 + ROUNDING):
+        return 'stable'
+    return 'enlarged' if change_mm3 > 0 else 'shrunken'
+
+
+def _read_moment(text: str | None) -> datetime | None:
+    """Read a date; None if it is not known."""
+    if text is None or text.strip() in UNKNOWN_TIMES:
+        return None
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise InputError(
+            f'{text!r} is not a date. Write acq_time as in 2020-05-17T09:30:00, or n/a.'
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _check_maps(
+    visits: Sequence[np.ndarray], voxel_mm3: float, masks: Sequence[np.ndarray | None]
+) -> None:
+    """Refuse label images and masks that cannot be compared."""
+    shapes = {array.shape for array in (*visits, *masks) if array is not None}
+    if len(shapes) > 1 or len(visits[0].shape) != 3:
+        raise InputError(
+            f'lesions of visits must be on one three-dimensional grid, got {sorted(shapes)}. '
+            'Resample all to the individual space.'
+        )
+    for visit, labels in enumerate(visits):
+        if labels.dtype.kind not in 'iu' or labels.min(initial=0) < 0:
+            raise InputError(
+                f'lesion labels of visit {visit} must be whole numbers from 0, got '
+                f'{labels.dtype} from {labels.min(initial=0)}. Label the mask first.'
+            )
+    if not voxel_mm3 > 0:
+        raise InputError(f'the volume of a voxel must be above 0, got {voxel_mm3} mm3.')
+
+
+def _one_each(name: str, entries: Sequence[Any] | None, default: Any, visits: int) -> list[Any]:
+    """Return one entry for each two visits that follow each other."""
+    found = [default] * (visits - 1) if entries is None else list(entries)
+    if len(found) != visits - 1:
+        raise InputError(
+            f'{name} has {len(found)} entries for {visits} visits; {visits - 1} are needed.'
+        )
+    return found
+
+
+def _pair_up(
+    earlier: np.ndarray, later: np.ndarray, voxel_mm3: float, new: np.ndarray | None
+) -> _Pair:
+    """Link the lesions of two visits."""
+    box = _box((earlier > 0) | (later > 0))
+    before, after = (_arrange(np.pad(labels[box], REACH_VOXELS)) for labels in (earlier, later))
+    smaller = np.minimum.outer(before.voxels, after.voxels) * (1 - ROUNDING)
+    shared = _count_overlap(before, after, 0)
+    links = shared >= LEAST_OVERLAP * smaller
+    alone = ~links.any(axis=1, keepdims=True) & ~links.any(axis=0, keepdims=True)
+    near = np.minimum(
+        _count_overlap(before, after, REACH_VOXELS), _count_overlap(after, before, REACH_VOXELS).T
+    )
+    links |= alone & (near >= LEAST_NEAR * smaller)
+    marked = None if new is None else np.pad(new[box].astype(bool), REACH_VOXELS)
+    return _Pair(before, after, box, links, shared, marked, voxel_mm3)
+
+
+def _box(mask: np.ndarray) -> tuple[slice, ...]:
+    """Return the box around a mask, of no voxel if it is empty."""
+    found = ndimage.find_objects(mask.astype(np.uint8))
+    return found[0] if found else (slice(0, 0),) * mask.ndim
+
+
+def _arrange(labels: np.ndarray) -> _Visit:
+    """Count the lesions of a label image by size; see `_Visit`."""
+    inside = np.flatnonzero(labels)
+    values, first, which, voxels = np.unique(
+        labels.ravel()[inside], return_index=True, return_inverse=True, return_counts=True
+    )
+    order = np.lexsort((first, -voxels))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(1, order.size + 1)
+    numbers = np.zeros(labels.shape, np.int64)
+    numbers.ravel()[inside] = rank[which]
+    return _Visit(numbers, values[order], voxels[order])
+
+
+def _number_by_size(labels: np.ndarray) -> dict[int, int]:
+    """Return an identifier for each label, 1 for the largest lesion."""
+    return {int(label): rank for rank, label in enumerate(_arrange(labels).labels, start=1)}
+
+
+def _count_overlap(first: _Visit, second: _Visit, reach: int) -> np.ndarray:
+    """Count the voxels of each second lesion in each first one grown by ``reach``, (N, M)."""
+    inside = np.flatnonzero(second.numbers)
+    strides = [int(np.prod(first.numbers.shape[axis + 1 :])) for axis in range(3)]
+    steps = [sign * stride for stride in strides for sign in (-1, 1)] if reach else []
+    around = np.sort(
+        first.numbers.ravel()[inside + np.array([[0], *([step] for step in steps)])], 0
+    )
+    fresh = around > 0
+    fresh[1:] &= around[1:] != around[:-1]
+    shape = (first.labels.size, second.labels.size)
+    counts = np.zeros(shape, np.int64)
+    owners = np.broadcast_to(second.numbers.ravel()[inside], around.shape)
+    np.add.at(counts, (around[fresh] - 1, owners[fresh] - 1), 1)
+    return counts
+
+
+def _find_groups(links: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return the earlier and the later lesions of each group, in order of size."""
+    before, after = links.shape
+    if before + after == 0:
+        return []
+    graph = np.zeros((before + after,) * 2, bool)
+    graph[:before, before:] = links
+    count, group = csgraph.connected_components(graph, directed=False)
+    return [
+        (np.flatnonzero(group[:before] == number), np.flatnonzero(group[before:] == number))
+        for number in range(count)
+    ]
+
+
+def _name(
+    pair: _Pair,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    known: Mapping[int, int],
+    free: Iterator[int],
+) -> _Group:
+    """Pass the identifiers of a group on, give new ones, and record what broke off or ended."""
+    stays = _match(pair, rows, columns)
+    before = [known[label] for label in pair.before.labels[rows].tolist()]
+    after = [
+        before[stays[index]] if index in stays else next(free) for index in range(len(columns))
+    ]
+    parents: list[int | None] = [None] * len(after)
+    merged_into: list[int | None] = [None] * len(before)
+    if before and after:
+        kin = np.where(pair.links, pair.shared, -1)[np.ix_(rows, columns)]
+        for index in set(range(len(after))) - set(stays):
+            parents[index] = before[kin[:, index].argmax()]
+        for index in set(range(len(before))) - set(stays.values()):
+            merged_into[index] = after[kin[index].argmax()]
+    return _Group(rows, columns, before, after, parents, merged_into)
+
+
+def _match(pair: _Pair, rows: np.ndarray, columns: np.ndarray) -> dict[int, int]:
+    """Choose which earlier lesion each later one of a group is, as positions in the group.
+
+    The largest, where one visit has a single lesion; else those that share most voxels.
+    """
+    links = np.argwhere(pair.links[np.ix_(rows, columns)]).tolist()
+    if min(rows.size, columns.size) > 1:
+        links.sort(key=lambda link: -pair.shared[rows[link[0]], columns[link[1]]])
+    chosen: dict[int, int] = {}
+    for row, column in links:
+        if column not in chosen and row not in chosen.values():
+            chosen[column] = row
+    return chosen
+
+
+def _describe(pair: _Pair, group: _Group, years: float) -> Change:
+    """Measure and classify a group."""
+    rows, columns = group.rows, group.columns
+    before_mm3 = float(pair.before.voxels[rows].sum() * pair.voxel_mm3)
+    after_mm3 = float(pair.after.voxels[columns].sum() * pair.voxel_mm3)
+    shared_mm3 = float(pair.shared[np.ix_(rows, columns)].sum() * pair.voxel_mm3)
+    change_mm3 = after_mm3 - before_mm3
+    percent = 100 * change_mm3 / before_mm3 if rows.size else math.nan
+    return Change(
+        kind=_classify(pair, rows, columns),
+        identifiers_before=tuple(group.before),
+        identifiers_after=tuple(group.after),
+        labels_before=tuple(pair.before.labels[rows].tolist()),
+        labels_after=tuple(pair.after.labels[columns].tolist()),
+        parents=tuple(group.parents),
+        merged_into=tuple(group.merged_into),
+        volume_before_ml=before_mm3 / MM3_PER_ML,
+        volume_after_ml=after_mm3 / MM3_PER_ML,
+        change_ml=change_mm3 / MM3_PER_ML,
+        change_percent=percent,
+        change_ml_per_year=change_mm3 / MM3_PER_ML / years,
+        change_percent_per_year=percent / years,
+        overlap=2 * shared_mm3 / (before_mm3 + after_mm3),
+        new_part_ml=_new_part_mm3(pair, rows, columns, shared_mm3) / MM3_PER_ML,
+    )
+
+
+def _classify(pair: _Pair, rows: np.ndarray, columns: np.ndarray) -> str:
+    """Return the class of a group; the rules are those of the module."""
+    sides = pair.before.voxels[rows] * pair.voxel_mm3, pair.after.voxels[columns] * pair.voxel_mm3
+    large = [int((side >= LEAST_LESION_MM3 * (1 - ROUNDING)).sum()) for side in sides]
+    if not rows.size and pair.marked is not None:
+        marked = pair.marked[pair.after.numbers == columns[0] + 1]
+        return 'new' if marked.mean() > SUPPORT else 'unconfirmed'
+    if not rows.size or not columns.size:
+        return 'unconfirmed' if not any(large) else 'resolved' if rows.size else 'new'
+    earlier, later = (max(count, 1) for count in large)
+    if earlier != later:
+        return 'merged' if later < earlier else 'split'
+    return classify_volumes(sides[0].sum(), sides[1].sum())
+
+
+def _new_part_mm3(pair: _Pair, rows: np.ndarray, columns: np.ndarray, shared_mm3: float) -> float:
+    """Return the growth of a group if it is a new lesion by Anima's rule, else 0."""
+    grown_mm3 = pair.after.voxels[columns].sum() * pair.voxel_mm3 - shared_mm3
+    least_mm3 = max(NEW_PART * shared_mm3, LEAST_CHANGE_MM3) * (1 + ROUNDING)
+    if shared_mm3 == 0 or grown_mm3 <= least_mm3:
+        return 0.0
+    if pair.marked is not None:
+        grown = np.isin(pair.after.numbers, columns + 1) & ~np.isin(pair.before.numbers, rows + 1)
+        if pair.marked[grown].mean() <= SUPPORT:
+            return 0.0
+    return float(grown_mm3)
+
+
+def _paint(
+    pair: _Pair, groups: list[_Group], kinds: list[str], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return the image of classes."""
+    earlier = np.zeros(pair.before.labels.size + 1, np.uint8)
+    later = np.zeros(pair.after.labels.size + 1, np.uint8)
+    for group, kind in zip(groups, kinds, strict=True):
+        later[group.columns + 1] = CLASSES[kind]
+        if not group.columns.size:
+            earlier[group.rows + 1] = CLASSES[kind]
+    painted = later[pair.after.numbers]
+    painted = np.where(painted > 0, painted, earlier[pair.before.numbers])
+    whole = np.zeros(shape, np.uint8)
+    whole[pair.box] = painted[(slice(REACH_VOXELS, -REACH_VOXELS),) * len(shape)]
+    return whole
+
+
+def _track(change: Change, visit: int) -> Iterator[dict[str, Any]]:
+    """Give the lines of the track table of a change, at its later visit."""
+    nothing = {'visit': visit, 'parent': None, 'merged_into': None}
+    for name, label, parent in zip(
+        change.identifiers_after, change.labels_after, change.parents, strict=True
+    ):
+        state = change.kind if parent is None else 'split'
+        yield nothing | {'identifier': name, 'label': label, 'parent': parent, 'state': state}
+    for name, into in zip(change.identifiers_before, change.merged_into, strict=True):
+        if name not in change.identifiers_after:
+            state = change.kind if into is None else 'merged into'
+            yield nothing | {'identifier': name, 'label': 0, 'merged_into': into, 'state': state}
+
+
+def _tabulate(
+    rows: list[dict[str, Any]], visits: Sequence[np.ndarray], voxel_mm3: float
+) -> pd.DataFrame:
+    """Make the table of tracks, with volumes."""
+    voxels = [_sizes(labels) for labels in visits]
+    for row in rows:
+        row['volume_ml'] = voxels[row['visit']].get(row['label'], 0) * voxel_mm3 / MM3_PER_ML
+    whole = dict.fromkeys(('identifier', 'visit', 'label'), int)
+    kinds = dict.fromkeys(TRACK_COLUMNS, 'Int64') | whole | {'volume_ml': float, 'state': object}
+    table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS)).astype(kinds)
+    return table.sort_values(['identifier', 'visit'], ignore_index=True)
+
+
+def _sizes(labels: np.ndarray) -> dict[int, int]:
+    """Return the number of voxels of each label."""
+    values, counts = np.unique(labels[labels > 0], return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
