@@ -49,6 +49,7 @@ class Settings(BaseModel):
     lesion_model: ModelName = 'threshold'
     brain_extraction: Literal['network', 'bet', 'template'] = 'template'
     output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
+    flips: bool = False
     mc_samples: int = Field(default=0, ge=0)
     explain: bool = False
 

@@ -65,7 +65,7 @@ def can_find_lesions(visit: Visit, settings: Settings) -> bool:
     return bool(known) and all(item in known for item in needed)
 
 
-def _model_metadata(spec: ModelSpec | None) -> dict[str, Any]:
+def _model_metadata(spec: ModelSpec | None, settings: Settings) -> dict[str, Any]:
     """Return the keys of sidecars that say how lesions were found."""
     if spec is None:
         return {
@@ -82,6 +82,7 @@ def _model_metadata(spec: ModelSpec | None) -> dict[str, Any]:
         'Threshold': spec.threshold,
         'Temperature': spec.temperature,
         'MinimumVolumeMM3': spec.minimum_mm3,
+        'TestTimeFlips': settings.flips,
     }
 
 
@@ -139,6 +140,7 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
             SegmentLesions(),
             'segment_lesions',
             spec,
+            flips=settings.flips,
             mc_samples=settings.mc_samples,
             seed=settings.random_seed,
         )
@@ -189,7 +191,7 @@ def add_lesion_outputs(
         return found, f'outputnode.{field}'
 
     spec = models_for(sinks.settings).get('lesions')
-    model = _model_metadata(spec)
+    model = _model_metadata(spec, sinks.settings)
     used = used_contrasts(sinks.visit, spec)
     fields = {'orig': 'mask_orig', 'individual': 'mask', MNI: 'mask_mni'}
     for space, field in fields.items():
@@ -235,7 +237,16 @@ def add_lesion_outputs(
         outlined=out('mask'),
         kind='lesions',
     )
-    sinks.viewer(image, out('mask'), brain, f'{sinks.participant} {sinks.visit.name}')
+    if spec is not None and sinks.settings.mc_samples:
+        sinks.uncertainty(
+            image,
+            found,
+            brain,
+            contrast=shown,
+            title=f'{sinks.visit.name}: how sure {model["Model"]} is of each lesion',
+        )
+    title = f'{sinks.participant} {sinks.visit.name}'
+    sinks.viewer(image, out('mask'), brain, contrast=shown, title=title)
 
 
 def _add_probabilities(

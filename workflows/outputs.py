@@ -250,6 +250,17 @@ class VisitSinks:
         self.workflow.connect(*zones, node, 'zones')
         self.workflow.connect(*brain_mask, node, 'brain_mask')
 
+    def uncertainty(
+        self, image: Source, found: pe.Workflow, brain_mask: Source, *, contrast: str, title: str
+    ) -> None:
+        """Draw the lesions by how sure the network is of them."""
+        path = self._figure_path('uncertainty', contrast)
+        node = self._add(figures.DrawUncertainty(), 'draw_uncertainty', path, title=title)
+        self.workflow.connect(*image, node, 'image')
+        self.workflow.connect(found, 'outputnode.labels', node, 'labels')
+        self.workflow.connect(found, 'outputnode.entropy', node, 'entropy')
+        self.workflow.connect(*brain_mask, node, 'brain_mask')
+
     def checkerboard(
         self,
         first: Source,
@@ -309,9 +320,11 @@ class VisitSinks:
         self.workflow.connect(found, 'outputnode.labels', node, 'candidates')
         self.workflow.connect(found, 'outputnode.rows', node, 'rows')
 
-    def viewer(self, image: Source, mask: Source, brain_mask: Source, title: str) -> None:
-        """Draw the interactive viewer."""
-        path = self._figure_path('viewer', 'FLAIR', '.html')
+    def viewer(
+        self, image: Source, mask: Source, brain_mask: Source, *, contrast: str, title: str
+    ) -> None:
+        """Draw the interactive viewer of a contrast."""
+        path = self._figure_path('viewer', contrast, '.html')
         node = self._add(figures.DrawViewer(), 'draw_viewer', path, title=title)
         self.workflow.connect(*image, node, 'image')
         self.workflow.connect(*mask, node, 'mask')

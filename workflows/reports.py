@@ -9,6 +9,7 @@ import nibabel as nib
 
 from msapp.bids.query import Participant, Visit
 from msapp.imaging.geometry import spacing_mm
+from msapp.models.registry import models_for
 from msapp.provenance import versions
 from msapp.reports.html import trusted
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
@@ -82,6 +83,16 @@ def _warnings(settings: Settings) -> Iterator[str]:
     """Give what a reader must know before reading any number."""
     if settings.sloppy:
         yield 'Made with --sloppy: the numbers are not results.'
+    if 'lesions' not in settings.tasks:
+        return
+    spec = models_for(settings).get('lesions')
+    if spec is None:
+        yield (
+            'Lesions come from the classical baseline, which misses faint lesions and outlines '
+            'bright normal tissue: check every outline.'
+        )
+    elif spec.training.synthetic_only:
+        yield f'The network {spec.name} was trained on synthetic images alone.'
 
 
 def _found(contrast: str, path: Path) -> dict[str, str]:

@@ -131,6 +131,11 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         help='spaces of the masks; individual is always written; default: all three',
     )
     group.add_argument(
+        '--flips',
+        action='store_true',
+        help='average lesion networks over the head and its mirror image: twice the time',
+    )
+    group.add_argument(
         '--mc-samples', type=int, metavar='N', help='samples for uncertainty; needs a network'
     )
     group.add_argument('--explain', action='store_true', help='relevance maps; needs a network')

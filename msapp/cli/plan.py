@@ -80,7 +80,9 @@ def _check_networks(settings: Settings, models: Mapping[str, ModelSpec]) -> None
 
 
 def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
-    """Refuse ``--mc-samples`` and ``--explain`` where no model of the run is made for them."""
+    """Refuse ``--flips``, ``--mc-samples``, ``--explain`` where no model is made for them."""
+    if settings.flips and 'lesions' not in models:
+        raise MissingDependencyError('--flips needs a network for lesions; leave it out.')
     asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
     supported = {flag for spec in models.values() for flag in spec.supports}
     for flag, given in asked:

@@ -27,6 +27,7 @@ def predict_lesions(
     network: nn.Module,
     spec: ModelSpec,
     *,
+    flips: bool = False,
     device: torch.device | str = 'cpu',
 ) -> np.ndarray:
     """Return the probability of lesion of every voxel.
@@ -39,6 +40,8 @@ def predict_lesions(
     brain : (I, J, K) ndarray of bool
     network, spec
         Of a model whose task is ``lesions``.
+    flips : bool
+        Average the logits of the head and of its mirror image.
     device : torch.device or str
 
     Returns
@@ -53,7 +56,12 @@ def predict_lesions(
     """
     place = _Place.of(images, brain, spec)
     logits = predict(
-        network, place.channels, window=spec.window, overlap=spec.overlap, device=device
+        network,
+        place.channels,
+        window=spec.window,
+        overlap=spec.overlap,
+        device=device,
+        flips=flips,
     )
     return place.paste(_probability(logits[0], spec))
 
@@ -66,13 +74,14 @@ def sample_lesions(
     *,
     samples: int,
     seed: int = 0,
+    flips: bool = False,
     device: torch.device | str = 'cpu',
 ) -> UncertaintyMaps:
     """Run the network with dropout several times and say where it disagrees with itself.
 
     Parameters
     ----------
-    images, brain, network, spec, device
+    images, brain, network, spec, flips, device
         As for `predict_lesions`.
     samples : int
         How many.
@@ -100,6 +109,7 @@ def sample_lesions(
         window=spec.window,
         overlap=spec.overlap,
         device=device,
+        flips=flips,
     ):
         found.add(_probability(logits[0], spec))
     maps = found.maps()

@@ -84,6 +84,39 @@ class DrawZones(NodeInterface):
         return {'out_file': str(target)}
 
 
+class _UncertaintyInput(SinkInput):
+    image = File(exists=True, mandatory=True)
+    labels = File(exists=True, mandatory=True, desc='lesion instances')
+    entropy = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    title = traits.Str(mandatory=True)
+
+
+class DrawUncertainty(NodeInterface):
+    """Slices with lesions outlined by how sure the network is of them."""
+
+    input_spec, output_spec = _UncertaintyInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.lesions.uncertainty import split_by_entropy
+        from msapp.reports import figures
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        labels = np.asanyarray(load(self.inputs.labels).dataobj).astype(int)
+        parts = split_by_entropy(labels, array(self.inputs.entropy))
+        figures.mosaic(
+            array(self.inputs.image),
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            contours=[(mask, *figures.CERTAINTY_STYLES[name]) for name, mask in parts.items()],
+            title=self.inputs.title,
+            slices='area',
+            affine=load(self.inputs.image).affine,
+        )
+        return {'out_file': str(target)}
+
+
 class _CheckerboardInput(SinkInput):
     first = File(exists=True, mandatory=True)
     second = File(exists=True, mandatory=True)
@@ -176,7 +209,7 @@ class _ViewerInput(SinkInput):
 
 
 class DrawViewer(NodeInterface):
-    """The interactive viewer of FLAIR with lesions."""
+    """The interactive viewer of one contrast with lesions."""
 
     input_spec, output_spec = _ViewerInput, SinkOutput
 

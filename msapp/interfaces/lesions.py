@@ -76,6 +76,7 @@ class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     t1w = File(exists=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+    flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
     mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
     seed = traits.Int(0, usedefault=True)
 
@@ -104,7 +105,9 @@ class SegmentLesions(NodeInterface):
         given = {'FLAIR': inputs.flair, 'T1w': inputs.t1w}
         images = {name: array(path) for name, path in given.items() if isdefined(path)}
         device = current_device()
-        probability = predict_lesions(images, brain, network, spec, device=device)
+        probability = predict_lesions(
+            images, brain, network, spec, flips=inputs.flips, device=device
+        )
         maps, files = None, {}
         if inputs.mc_samples:
             maps = sample_lesions(
@@ -114,6 +117,7 @@ class SegmentLesions(NodeInterface):
                 spec,
                 samples=inputs.mc_samples,
                 seed=inputs.seed,
+                flips=inputs.flips,
                 device=device,
             )
             files = {name: getattr(maps, name) for name in UNCERTAINTIES}

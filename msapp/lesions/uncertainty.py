@@ -17,6 +17,8 @@ MEASURES = ('entropy', 'variance', 'mutual_information', 'predicted_variance')
 # Logarithms stop here. Entropies of float32 probabilities are rounded by 1e-7, below which a
 # measure says no more than that it is 0.
 SMALLEST_MEASURE = 1e-6
+# Half of the entropy of a coin; a probability of 0.11 or 0.89.
+HIGH_ENTROPY = np.log(2) / 2
 
 
 @dataclass(frozen=True)
@@ -186,6 +188,33 @@ def measure_lesion_uncertainty(labels: np.ndarray, maps: UncertaintyMaps) -> pd.
         columns[f'{measure}_mean'] = np.bincount(index, values, counts.size) / counts
         columns[f'{measure}_log_sum'] = np.bincount(index, logarithms, counts.size)
     return pd.DataFrame(columns).astype(dict.fromkeys(columns, float) | {'lesion': int})
+
+
+def split_by_entropy(labels: np.ndarray, entropy: np.ndarray) -> dict[str, np.ndarray]:
+    """Sort lesions by how sure the network is of them, for a picture.
+
+    Parameters
+    ----------
+    labels : (I, J, K) ndarray of int
+        Lesion instances, 0 outside.
+    entropy : (I, J, K) ndarray
+        Predictive entropy, 0 to ln 2 nats.
+
+    Returns
+    -------
+    dict of str to (I, J, K) ndarray of bool
+        ``surer`` and ``unsure`` lesions, whose mean entropy is below or from half of ln 2, and
+        ``doubtful``: tissue outside lesions where entropy is as high.
+    """
+    counts = np.bincount(labels.ravel())
+    sums = np.bincount(labels.ravel(), entropy.ravel(), counts.size)
+    unsure = sums >= HIGH_ENTROPY * np.maximum(counts, 1)
+    lesion, unsure_lesion = labels > 0, unsure[labels]
+    return {
+        'surer': lesion & ~unsure_lesion,
+        'unsure': lesion & unsure_lesion,
+        'doubtful': ~lesion & (entropy >= HIGH_ENTROPY),
+    }
 
 
 def retention_curve(uncertainty: np.ndarray, true: np.ndarray, missed: int) -> pd.DataFrame:

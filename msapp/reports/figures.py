@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 __all__ = [
     'BRAIN_COLOUR',
     'CANDIDATE_COLOUR',
+    'CERTAINTY_STYLES',
     'LESION_COLOUR',
     'ZONE_COLOURS',
     'candidates_panel',
@@ -64,6 +65,12 @@ ZONE_COLOURS = {
     'deep_grey': '#ffd23f',
     'brain_stem': '#7bd88f',
     'cerebellum': '#c792ea',
+}
+# Of `msapp.lesions.uncertainty.split_by_entropy`.
+CERTAINTY_STYLES = {
+    'surer': ('#7bd88f', 'surer lesion'),
+    'unsure': ('#ffd23f', 'unsure lesion'),
+    'doubtful': ('#ff4fd8', 'doubtful, not counted'),
 }
 CROP_MM = 60  # side of a candidate's picture
 CAPTION_VOXELS = 9  # room above each row of the panel

@@ -118,6 +118,9 @@ CAPTIONS = {
     'lesions': 'Look for lesions without an outline, and for outlines on normal bright tissue '
     '(septum, choroid plexus, cortex, flow artefacts). Distrust the volumes where the brain '
     'mask or the alignment below is wrong.',
+    'uncertainty': 'Outlines by the entropy of the sampled probability. Look first at unsure '
+    'lesions and at doubtful tissue, where errors are most frequent; a surer lesion may be false '
+    'as well.',
     'brain': 'The outline should follow the surface of the brain. Distrust volumes and lesions '
     'where it cuts into the brain or takes in eyes, dura or neck.',
     'zones': 'The outlines should follow ventricles, cortex and deep grey matter. Distrust volumes '
@@ -165,13 +168,14 @@ class _Files:
         return FigureView(name, title, CAPTIONS.get(description, ''), uri)
 
     def viewer(self) -> str | None:
-        path = (
-            self.output_dir / self.participant / 'figures' / f'{self.stem}_desc-viewer_FLAIR.html'
-        )
-        try:
-            return path.read_text(encoding='utf-8')
-        except (OSError, UnicodeDecodeError):
-            return None
+        folder = self.output_dir / self.participant / 'figures'
+        for contrast in ('FLAIR', 'T1w'):
+            try:
+                path = folder / f'{self.stem}_desc-viewer_{contrast}.html'
+                return path.read_text(encoding='utf-8')
+            except (OSError, UnicodeDecodeError):
+                continue
+        return None
 
     def table(self, description: str, columns: Columns, names: tuple[str, ...]) -> TableView:
         """Read one table; a missing or broken one becomes a sentence."""
@@ -223,9 +227,9 @@ def _present(
     return [view for name, view in views.items() if view.uri is not None or name in expected]
 
 
-def _zones(files: _Files, reference: str) -> list[FigureView]:
-    """Read the figure of the zones; only a network makes one."""
-    view = _either(files, 'zones', reference, 'Zones of the brain')
+def _if_made(files: _Files, description: str, reference: str, title: str) -> list[FigureView]:
+    """Read a figure that only some runs make."""
+    view = _either(files, description, reference, title)
     return [view] if view.uri is not None else []
 
 
@@ -271,12 +275,15 @@ def _visit(
         name=session or 'the visit',
         section=section,
         summary=summary,
-        lesions=(_either(files, 'lesions', reference, 'Lesions'),),
+        lesions=(
+            _either(files, 'lesions', reference, 'Lesions'),
+            *_if_made(files, 'uncertainty', reference, 'How sure the network is'),
+        ),
         lesion_table=files.table('lesions', LESIONS, LESION_COLUMNS),
         viewer=files.viewer(),
         quality=(
             _either(files, 'brain', reference, 'Brain mask'),
-            *_zones(files, reference),
+            *_if_made(files, 'zones', reference, 'Zones of the brain'),
             *_present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
         ),
         mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),

@@ -69,6 +69,22 @@ def test_probability_is_high_in_the_lesion_and_0_outside_the_brain(flair, brain)
     assert (probability[~brain] == 0).all()
 
 
+def test_flips_average_over_the_mirror_image(flair, brain):
+    class Sided(Bright):
+        def forward(self, image):
+            logits = torch.zeros_like(image[:, :1])
+            logits[:, :, : logits.shape[2] // 2] = 4
+            return logits
+
+    brain[:] = True
+    images = {'FLAIR': flair}
+    plain = predict_lesions(images, brain, Sided(), spec(window=flair.shape))
+    both = predict_lesions(images, brain, Sided(), spec(window=flair.shape), flips=True)
+    assert not np.allclose(plain, plain[::-1], atol=1e-3)
+    np.testing.assert_allclose(both, both[::-1], atol=1e-6)
+    np.testing.assert_allclose(both, 1 / (1 + np.exp(-2)), atol=1e-6)
+
+
 def test_temperature_divides_the_logits(flair, brain):
     plain = predict_lesions({'FLAIR': flair}, brain, Bright(), spec())
     cooled = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(temperature=2.0))

@@ -244,6 +244,9 @@ def test_a_run_checks_its_models_before_any_work(model, monkeypatch):
         plan.check_available(settings(**given, mc_samples=5))
     save_model(model.folder, spec(supports=['mc-samples']), network())
     plan.check_available(settings(**given, mc_samples=5))
+    plan.check_available(settings(**given, flips=True))
+    with pytest.raises(MissingDependencyError, match='--flips needs a network for lesions'):
+        plan.check_available(settings(flips=True))
     with pytest.raises(MissingDependencyError, match=r'--explain: no model .* for it \(toy\)'):
         plan.check_available(settings(**given, explain=True))
     model.weights.write_bytes(b'')

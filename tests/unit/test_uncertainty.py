@@ -21,6 +21,7 @@ from msapp.lesions.uncertainty import (
     binary_entropy,
     measure_lesion_uncertainty,
     retention_curve,
+    split_by_entropy,
 )
 
 LN2 = math.log(2)
@@ -268,3 +269,21 @@ class TestRetention:
     def test_what_does_not_fit_is_refused(self, uncertainty, true, missed, message):
         with pytest.raises(ValueError, match=message):
             retention_curve(np.array(uncertainty), np.array(true), missed)
+
+
+def test_lesions_are_sorted_by_their_mean_entropy():
+    labels = np.array([1, 1, 2, 2, 0, 0])
+    entropy = np.array([0.0, 0.5, 0.2, 0.6, 0.1, 0.6])
+    parts = split_by_entropy(labels, entropy)
+    assert {name: mask.astype(int).tolist() for name, mask in parts.items()} == {
+        'surer': [1, 1, 0, 0, 0, 0],
+        'unsure': [0, 0, 1, 1, 0, 0],
+        'doubtful': [0, 0, 0, 0, 0, 1],
+    }
+
+
+def test_without_lesions_all_that_is_unsure_is_doubtful():
+    parts = split_by_entropy(np.zeros(3, int), np.array([0.0, 0.5, 0.69]))
+    assert parts['doubtful'].tolist() == [False, True, True]
+    assert not parts['surer'].any()
+    assert not parts['unsure'].any()
