@@ -2,6 +2,7 @@
 
     python benchmarks/networks.py brain --data DATA
     python benchmarks/networks.py lesions --data DATA [--model cs07=FOLDER --model cs19=FOLDER]
+    python benchmarks/networks.py uncertainty --data DATA [--model ...] [--samples 20]
     python benchmarks/networks.py heads --data DATA --heads CACHE
 
 ``DATA`` is the folder with ``heads-t1``, ``ljubljana-longitudinal`` and ``ljubljana-mni``;
@@ -23,18 +24,26 @@ import numpy as np
 import pandas as pd
 import torch
 
-from msapp.evaluation.calibration import expected_calibration_error
+from msapp.evaluation.calibration import (
+    apply_temperature,
+    expected_calibration_error,
+    fit_temperature,
+    reliability_curve,
+    to_logits,
+)
 from msapp.evaluation.lesiontables import match_table, score_by_size
-from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
+from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, pair_anima, score_anima
+from msapp.evaluation.overlaps import label_lesions, pair_labels
 from msapp.evaluation.thresholds import sweep_thresholds
 from msapp.evaluation.voxel import dice, hausdorff95_mm
 from msapp.imaging import geometry
 from msapp.imaging.brain import BrainExtraction, brain_from_zones, extract_brain, mask_on_grid
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
 from msapp.inference.anatomy import predict_zones
-from msapp.inference.lesions import predict_lesions
+from msapp.inference.lesions import predict_lesions, sample_lesions
 from msapp.lesions import threshold
-from msapp.models.registry import load_network, load_spec
+from msapp.lesions.uncertainty import measure_lesion_uncertainty, retention_curve
+from msapp.models.registry import ModelSpec, load_network, load_spec
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
@@ -50,6 +59,9 @@ TEMPLATE = 'template'
 THRESHOLDS = [round(value, 2) for value in np.arange(0.1, 0.95, 0.1)]
 SLICES_MM = (1.0, 3.0, 5.0)
 SEED = 1
+# Probability from which a voxel is possibly lesion.
+POSSIBLE = 0.05
+SET_ASIDE = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5)
 
 
 def main() -> None:
@@ -57,19 +69,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('command', choices=('brain', 'lesions', 'heads'))
+    parser.add_argument('command', choices=COMMANDS)
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--model', action='append', default=[], help='FOLDER, or CASE=FOLDER')
     parser.add_argument('--anatomy', default='anatomy', help='model, or template')
     parser.add_argument('--heads', type=Path)
-    parser.add_argument('--samples', type=int, default=20, help='heads drawn for each line')
+    parser.add_argument(
+        '--samples', type=int, default=20, help='heads drawn for each line, or passes with dropout'
+    )
+    parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
     if given.threads:
         torch.set_num_threads(given.threads)
-    {'brain': compare_brains, 'lesions': compare_lesions, 'heads': score_heads}[given.command](
-        given
-    )
+    COMMANDS[given.command](given)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f'Peak memory of this process: {peak_gb:.2f} GB')
 
@@ -137,11 +150,10 @@ def compare_brains(given: argparse.Namespace) -> None:
 
 def compare_lesions(given: argparse.Namespace) -> None:
     """Score lesions of the two patients with manual masks, by what the network is given."""
-    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
-    scores, sweeps = [], []
+    scores, sweeps, kept = [], [], {}
     for name in CASES:
         images, truth, brain = read_patient(given.data, name, given.anatomy)
-        spec = load_spec(chosen.get(name) or chosen.get('') or 'lesions')
+        spec = model_of(name, given)
         lesions = load_network(spec)
         inside = np.asanyarray(images['FLAIR'].dataobj) != 0
         scaled = scale(images, brain, inside)
@@ -149,13 +161,13 @@ def compare_lesions(given: argparse.Namespace) -> None:
         for title, channels in INPUTS.items():
             begin = time.perf_counter()
             probability = predict_lesions(
-                {key: scaled[key] for key in channels}, inside, lesions, spec
+                {key: scaled[key] for key in channels}, inside, lesions, spec, flips=given.flips
             )
             seconds = time.perf_counter() - begin
             mask = probability >= spec.threshold
             row = score(name, title, mask, truth, mm)
-            error = expected_calibration_error(probability, truth, inside=inside)
-            scores.append(row | {'ece': error, 'seconds': seconds})
+            scores.append(row | {'seconds': seconds})
+            kept[name, title] = to_logits(probability[inside]) * spec.temperature, truth[inside]
             sweep = sweep_thresholds(probability, truth, mm, THRESHOLDS)
             sweeps.append(sweep.assign(patient=name, input=title))
             print(scores[-1], flush=True)
@@ -170,7 +182,80 @@ def compare_lesions(given: argparse.Namespace) -> None:
     print(pd.DataFrame(scores).round(3).to_string(index=False))
     table = pd.concat(sweeps)[['patient', 'input', 'threshold', 'dice', 'anima_f1']]
     print(table.pivot_table(index='threshold', columns=['patient', 'input']).round(3).to_string())
+    print_calibration(kept)
     print(f'n = {len(CASES)} patients.')
+
+
+def model_of(name: str, given: argparse.Namespace) -> ModelSpec:
+    """Return the model that a patient is measured with."""
+    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
+    return load_spec(chosen.get(name) or chosen.get('') or 'lesions')
+
+
+def print_calibration(kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> None:
+    """Print calibration errors in the brain, at the temperature fitted on the other patient."""
+    rows, curves = [], []
+    for (name, title), (logits, truth) in kept.items():
+        other = next(case for case in CASES if case != name)
+        try:
+            temperature = fit_temperature(*kept[other, title])
+        except ValueError as error:
+            print(f'{name}, {title}: no temperature ({error})')
+            continue
+        before, after = (apply_temperature(logits, value) for value in (1.0, temperature))
+        # Nearly all of a brain is easy: what is possibly lesion is looked at by itself.
+        possible = np.maximum(before, after) >= POSSIBLE
+        rows.append(
+            {
+                'patient': name,
+                'input': title,
+                'temperature': temperature,
+                'ece_before': expected_calibration_error(before, truth),
+                'ece_after': expected_calibration_error(after, truth),
+                'ece_possible_before': expected_calibration_error(before, truth, inside=possible),
+                'ece_possible_after': expected_calibration_error(after, truth, inside=possible),
+            }
+        )
+        curve = reliability_curve(after, truth, bins=10)
+        columns = {'said': curve.said, 'seen': curve.seen, 'voxels': curve.count}
+        curves.append(pd.DataFrame(columns).assign(patient=name, input=title))
+    print('Temperature of each patient: fitted on the other one.')
+    print(pd.DataFrame(rows).round(4).to_string(index=False))
+    both = pd.concat(curves)
+    print(both[both['input'] == 'both'].round(3).to_string(index=False))
+
+
+def compare_uncertainty(given: argparse.Namespace) -> None:
+    """Set uncertain lesions aside: what it does to the lesion-wise F1."""
+    tables, missed = [], 0
+    for name in CASES:
+        images, truth, brain = read_patient(given.data, name, given.anatomy)
+        spec = model_of(name, given)
+        inside = np.asanyarray(images['FLAIR'].dataobj) != 0
+        scaled = scale(images, brain, inside)
+        maps = sample_lesions(
+            scaled, inside, load_network(spec), spec, samples=given.samples, seed=SEED
+        )
+        mm3 = float(np.prod(geometry.spacing_mm(images['FLAIR'])))
+        labels, reference = (
+            label_lesions(mask, mm3, above_mm3=ANIMA_ABOVE_MM3)
+            for mask in (maps.probability >= spec.threshold, truth)
+        )
+        overlaps = pair_labels(labels, reference, mm3)
+        detection = detect_anima(overlaps)
+        lesions = measure_lesion_uncertainty(labels, maps)
+        lesions = lesions.set_index('lesion').loc[overlaps.predicted_labels]
+        tables.append(lesions.assign(patient=name, true=detection.true))
+        missed += int((~detection.found).sum())
+    table = pd.concat(tables)
+    for measure in ('entropy', 'variance', 'mutual_information'):
+        curve = retention_curve(
+            table[f'{measure}_log_sum'].to_numpy(), table['true'].to_numpy(), missed
+        )
+        steps = np.searchsorted(curve['set_aside'], SET_ASIDE)
+        print(f'Set aside by {measure} (sum of logarithms, Nair et al.):')
+        print(curve.iloc[np.minimum(steps, len(curve) - 1)].round(3).to_string(index=False))
+    print(f'n = {len(CASES)} patients, {len(table)} predicted lesions, {missed} missed.')
 
 
 def read_patient(
@@ -266,6 +351,13 @@ def score_heads(given: argparse.Namespace) -> None:
     print(score_by_size(pd.concat(matches)).round(3).to_string(index=False))
     print(f'n = {len(table)} patches of {len(heads)} drawn heads; label maps held out.')
 
+
+COMMANDS = {
+    'brain': compare_brains,
+    'lesions': compare_lesions,
+    'uncertainty': compare_uncertainty,
+    'heads': score_heads,
+}
 
 if __name__ == '__main__':
     main()
