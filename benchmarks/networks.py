@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,16 +114,13 @@ def heads_with_masks(
 
 def compare_brains(given: argparse.Namespace) -> None:
     """Compare brain masks on the grid of the manual mask."""
-    spec = load_spec(given.anatomy)
-    network = load_network(spec)
+    find_brain = brain_finder(given.anatomy)
     rows = []
     for name, image, manual, to_image in heads_with_masks(given.data):
         corrected = correct_bias(nib.as_closest_canonical(image))
         begin = time.perf_counter()
-        zones = predict_zones(corrected, network, spec)
+        brain = find_brain(corrected)
         seconds = time.perf_counter() - begin
-        shares = np.asanyarray(zones.dataobj)
-        brain = geometry.like(1 - shares[..., 0], zones)
         found, true = mask_on_grid(brain, manual, to_image), np.asanyarray(manual.dataobj) > 0
         ml = geometry.voxel_volume_mm3(manual) / 1000
         rows.append(
@@ -140,9 +137,23 @@ def compare_brains(given: argparse.Namespace) -> None:
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
     print(
-        f'Brain Dice of {spec.name} {spec.version}: mean {table["dice"].mean():.3f}, lowest '
+        f'Brain Dice of {given.anatomy}: mean {table["dice"].mean():.3f}, lowest '
         f'{table["dice"].min():.3f}, n = {len(table)} images; none was in the training.'
     )
+
+
+def brain_finder(anatomy: str) -> Callable[[nib.Nifti1Image], nib.Nifti1Image]:
+    """Return what finds the brain, as a probability: a model's zones, or the template."""
+    if anatomy == TEMPLATE:
+        return lambda image: extract_brain(image).brain
+    spec = load_spec(anatomy)
+    network = load_network(spec)
+
+    def find(image: nib.Nifti1Image) -> nib.Nifti1Image:
+        zones = predict_zones(image, network, spec)
+        return geometry.like(1 - np.asanyarray(zones.dataobj)[..., 0], zones)
+
+    return find
 
 
 # --- Lesions of real patients -------------------------------------------------------------------
