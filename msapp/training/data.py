@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, Protocol, get_type_hints
 
 import nibabel as nib
 import numpy as np
@@ -23,6 +23,7 @@ from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
 from msapp.synthesis.heads import Head, prepare_heads
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LesionBank
+from msapp.synthesis.pairs import PairSettings
 from msapp.training.recipe import RealCase, Recipe
 
 # White matter's mode is known exactly for a drawn head only; for a patient it is estimated.
@@ -47,14 +48,29 @@ def make_settings(recipe: Recipe) -> GeneratorSettings:
     UsageError
         If a field is unknown.
     """
-    given = {
+    settings: GeneratorSettings = _fill(GeneratorSettings, _given(recipe), 'generator')
+    return settings
+
+
+def make_pair_settings(recipe: Recipe) -> PairSettings:
+    """Return the settings that a recipe for pairs of visits gives.
+
+    Raises
+    ------
+    UsageError
+        If a field is unknown.
+    """
+    settings: PairSettings = _fill(PairSettings, _given(recipe), 'generator')
+    return settings
+
+
+def _given(recipe: Recipe) -> dict[str, Any]:
+    return {
         'shape': recipe.window,
         'spacing_mm': recipe.spacing_mm,
         'channels': [channel.name for channel in recipe.channels],
         **recipe.generator,
     }
-    settings: GeneratorSettings = _fill(GeneratorSettings, given, 'generator')
-    return settings
 
 
 def _fill(kind: type, values: dict[str, Any], where: str) -> Any:
@@ -104,7 +120,7 @@ def read_case(case: RealCase, recipe: Recipe, data: Path, cache: Path) -> tio.Su
     paths = {name: data / case.images[name] for name in _contrasts(recipe) if name in case.images}
     if not paths:
         raise InputError(f'{case.name}: the recipe lists no image that its network takes.')
-    mask = nib.as_closest_canonical(_load(data / case.lesions))
+    mask = nib.as_closest_canonical(load_image(data / case.lesions))
     kept = cache / 'cases' / case.name
     if not (kept / FROM_MNI).exists():
         _prepare_case(paths, kept)
@@ -130,7 +146,7 @@ def _prepare_case(paths: Mapping[str, Path], kept: Path) -> None:
     kept.mkdir(parents=True, exist_ok=True)
     first = None
     for name, path in paths.items():
-        image = nib.as_closest_canonical(_load(path))
+        image = nib.as_closest_canonical(load_image(path))
         brain = extract_brain(image)
         white = resample(brain.white_matter, image)
         values = np.asanyarray(image.dataobj, np.float32)
@@ -143,7 +159,14 @@ def _prepare_case(paths: Mapping[str, Path], kept: Path) -> None:
     np.savetxt(kept / FROM_MNI, first.from_mni)
 
 
-def _load(path: Path) -> nib.Nifti1Image:
+def load_image(path: Path) -> nib.Nifti1Image:
+    """Read an image.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
     try:
         image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
     except (OSError, nib.filebasedimages.ImageFileError) as error:
@@ -170,6 +193,8 @@ class Cases:
 
     Few patients have few lesions: into most patches those of others are painted.
     """
+
+    description = 'real patients with manual masks'
 
     def __init__(
         self, subjects: Sequence[tio.Subject], recipe: Recipe, bank: LesionBank | None = None
@@ -251,10 +276,28 @@ class Drawn:
         return {'image': image, 'target': target}
 
 
+class Source(Protocol):
+    """What samples are drawn from."""
+
+    def draw(self, rng: np.random.Generator) -> Item:
+        """Draw one sample."""
+        ...
+
+
+class Patients(Source, Protocol):
+    """Real patients."""
+
+    description: str
+
+    def __len__(self) -> int:
+        """Return their number."""
+        ...
+
+
 class Mixture(IterableDataset):
     """An endless stream of samples, synthetic and real in the recipe's share."""
 
-    def __init__(self, drawn: Drawn, cases: Cases | None, share: float, seed: int) -> None:
+    def __init__(self, drawn: Source, cases: Patients | None, share: float, seed: int) -> None:
         """Hold the sources; every worker process draws other samples."""
         self._drawn, self._cases, self._share, self._seed = drawn, cases, share, seed
 

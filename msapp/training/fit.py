@@ -24,23 +24,30 @@ from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.synthesis.lesion_bank import LesionBank
+from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import (
     Cases,
     Drawn,
     Item,
     Mixture,
+    Patients,
+    Source,
+    make_pair_settings,
     make_settings,
     read_bank,
     read_case,
     read_heads,
 )
 from msapp.training.module import Segmentation
+from msapp.training.pairs import DrawnPairs, PairCases, read_visits
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
 
 VALIDATION_SEED = 20240
 CHECKPOINT = 'last.ckpt'
 SECONDS_PER_MINUTE = 60
+# The task whose samples are pairs of visits.
+PAIRS = 'longitudinal'
 
 
 class KeepCheckpoint(lightning.Callback):
@@ -148,14 +155,14 @@ def train(
 
 
 def describe_model(
-    recipe: Recipe, *, heads: int, bank: LesionBank | None, cases: Cases | None
+    recipe: Recipe, *, heads: int, bank: LesionBank | None, cases: Patients | None
 ) -> ModelSpec:
     """Return the description of a model that a recipe makes; nothing is measured yet."""
     used = [TrainingSet(name=f'label maps of heads ({recipe.data.heads})', n=heads)]
     if bank:
         used.append(TrainingSet(name='lesion masks of patients, painted', n=len(bank)))
     if cases:
-        used.append(TrainingSet(name='real patients with manual masks', n=len(cases)))
+        used.append(TrainingSet(name=cases.description, n=len(cases)))
     return ModelSpec(
         name=recipe.name,
         version=recipe.version,
@@ -179,11 +186,14 @@ def describe_model(
 
 def _real_cases(
     recipe: Recipe, data: Path, cache: Path, fold: str | None, bank: LesionBank | None
-) -> Cases | None:
+) -> Patients | None:
     if fold is not None and fold not in recipe.data.folds:
         known = ', '.join(recipe.data.folds) or 'none'
         raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
     out = recipe.data.folds[fold] if fold else ()
+    if recipe.task == PAIRS and recipe.data.synthetic_share < 1:
+        visits = list(read_visits(recipe, data, cache, leave_out=out))
+        return PairCases(visits, recipe, bank) if visits else None
     chosen = [case for case in recipe.data.real if case.name not in out]
     if not chosen or recipe.data.synthetic_share == 1:
         return None
@@ -194,12 +204,25 @@ def _feed(
     recipe: Recipe,
     heads: Sequence[Head],
     bank: LesionBank | None,
-    cases: Cases | None,
+    cases: Patients | None,
     device: str,
     seed: int,
 ) -> Mixture:
-    generator = HeadGenerator(heads, make_settings(recipe), bank=bank, device=device)
-    return Mixture(Drawn(generator, recipe), cases, recipe.data.synthetic_share, seed)
+    drawn = _drawn(recipe, heads, bank, device)
+    return Mixture(drawn, cases, recipe.data.synthetic_share, seed)
+
+
+def _drawn(
+    recipe: Recipe, heads: Sequence[Head], bank: LesionBank | None, device: str = 'cpu'
+) -> Source:
+    """Return what synthetic samples are drawn from."""
+    if recipe.task != PAIRS:
+        generator = HeadGenerator(heads, make_settings(recipe), bank=bank, device=device)
+        return Drawn(generator, recipe)
+    if bank is None:
+        raise UsageError('lesion_priors: the recipe names none, and pairs are drawn with lesions.')
+    settings = make_pair_settings(recipe)
+    return DrawnPairs(PairGenerator(heads, settings, bank=bank, device=device))
 
 
 class _Drawings(Dataset[Item]):
@@ -208,7 +231,7 @@ class _Drawings(Dataset[Item]):
     def __init__(self, recipe: Recipe, heads: Sequence[Head], bank: LesionBank | None) -> None:
         if not heads:
             raise UsageError('held_out_heads: the recipe holds no head out for validation.')
-        drawn = Drawn(HeadGenerator(heads, make_settings(recipe), bank=bank), recipe)
+        drawn = _drawn(recipe, heads, bank)
         rng = np.random.default_rng(VALIDATION_SEED)
         self._items = [drawn.draw(rng) for _ in range(recipe.schedule.validation_samples)]
 

@@ -36,6 +36,43 @@ class RealCase(_Frozen):
     lesions: str
 
 
+class RealPair(_Frozen):
+    """Two visits of a real patient with manual masks of change, a ``[[data.pairs]]`` table.
+
+    Attributes
+    ----------
+    name : str
+    previous, current : str
+        FLAIR of the earlier and of the later visit, as they come from the scanner.
+    increase, decrease : str
+        Manual masks of what became lesion, and of what ceased to be one.
+    transform : str or None
+        ITK text file that resamples the later FLAIR onto the masks' space; None if that is its
+        own.
+    """
+
+    name: str
+    previous: str
+    current: str
+    increase: str
+    decrease: str
+    transform: str | None = None
+
+
+class RealVisit(_Frozen):
+    """One visit of a real patient, without a mask, a ``[[data.visits]]`` table.
+
+    Attributes
+    ----------
+    name : str
+    image : str
+        FLAIR, as it comes from the scanner.
+    """
+
+    name: str
+    image: str
+
+
 class Data(_Frozen):
     """The table ``[data]``; paths are below the folder given by ``--data``.
 
@@ -50,8 +87,12 @@ class Data(_Frozen):
     held_out_priors : tuple of str
         Patients whose lesion masks are never painted.
     synthetic_share : float
-        Share of samples that are synthetic; the others come from ``real``.
+        Share of samples that are synthetic; the others come from ``real``, ``pairs`` and
+        ``visits``.
     real : tuple of RealCase
+    pairs : tuple of RealPair
+    visits : tuple of RealVisit
+        To be paired with themselves.
     folds : dict of str to tuple of str
         Name of a fold to the real cases that it holds out.
     """
@@ -62,6 +103,8 @@ class Data(_Frozen):
     held_out_priors: tuple[str, ...] = ()
     synthetic_share: float = Field(default=1.0, ge=0, le=1)
     real: tuple[RealCase, ...] = ()
+    pairs: tuple[RealPair, ...] = ()
+    visits: tuple[RealVisit, ...] = ()
     folds: dict[str, tuple[str, ...]] = {}
 
 
@@ -114,7 +157,8 @@ class Recipe(_Frozen):
     loss : Named
         One of `msapp.training.losses.LOSSES`.
     generator : dict
-        Fields of `msapp.synthesis.generator.GeneratorSettings`.
+        Fields of `msapp.synthesis.generator.GeneratorSettings`; for pairs of visits, of
+        `msapp.synthesis.pairs.PairSettings`.
     data : Data
     schedule : Schedule
     licence, intended_use, attribution : str
@@ -122,7 +166,7 @@ class Recipe(_Frozen):
 
     name: str
     version: str
-    task: Literal['anatomy', 'lesions']
+    task: Literal['anatomy', 'lesions', 'longitudinal']
     channels: tuple[Channel, ...]
     spacing_mm: float = Field(gt=0)
     normalisation: Literal['head', 'white_matter']

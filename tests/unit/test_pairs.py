@@ -1,0 +1,193 @@
+"""Drawn pairs of visits: what changes between them, and what does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from msapp.synthesis import pairs
+from msapp.synthesis.acquisition import AcquisitionSettings
+from msapp.synthesis.appearance import LesionSettings
+from msapp.synthesis.heads import NAMES, Head
+from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
+from msapp.synthesis.pairs import PairGenerator, PairSettings, Slices
+from msapp.synthesis.warp import WarpSettings
+
+STILL = WarpSettings(rotation_deg=0, scale=0, shear=0, elastic=())
+CLEAN = AcquisitionSettings(blur_mm=(0, 0), thick=0, bias=0, noise=0, corrupted=0)
+ALONE = {'enlarged': 0.0, 'shrunken': 0.0, 'vanished': 0.0}
+IN_PLACE = {'shift_mm': 0.0, 'turn_deg': 0.0, 'bend_mm': 0.0}
+
+
+@pytest.fixture(scope='module')
+def head():
+    """A ball of white matter with a ventricle, in scalp; the world's origin in its middle."""
+    i, j, k = np.indices((64, 64, 64)) - 31.5
+    radius = np.sqrt(i**2 + j**2 + k**2)
+    tissues = np.zeros(radius.shape, np.uint8)
+    for name, limit in (('scalp', 30), ('csf', 26), ('white_matter', 24), ('ventricles', 6)):
+        tissues[radius < limit] = NAMES.index(name)
+    affine = np.eye(4)
+    affine[:3, 3] = -31.5
+    return Head('ball', tissues, affine, np.eye(4))
+
+
+@pytest.fixture(scope='module')
+def bank():
+    """A patient with a lesion on the right, and a component of 125 mm3 in front of the origin."""
+    mask = np.zeros(SHAPE, bool)
+    mask[100:106, 122:130, 68:76] = True  # about x = 12, y = 0, z = 0 mm
+    component = np.argwhere(np.ones((5, 5, 5))) + np.array([89, 138, 70])
+    return LesionBank([mask], [component])
+
+
+def draw(head, bank, seed=0, **changes):
+    settings = PairSettings(
+        shape=(56, 56, 56),
+        spacing_mm=1.0,
+        stripped=1,
+        unchanged=0,
+        another=0,
+        warp=STILL,
+        acquisition=CLEAN,
+        lesions=LesionSettings(flair=(0.5, 0.8), dirty=0),
+        load=LoadSettings(none=0, patient=1, second=0, thinned=0, singles=0, shift_mm=0),
+    )
+    generator = PairGenerator([head], replace(settings, **changes), bank=bank)
+    return generator.draw_pair(np.random.default_rng(seed))
+
+
+def found(head, bank, **changes):
+    """Draw until something increases."""
+    for seed in range(20):
+        pair = draw(head, bank, seed, **changes)
+        if pair.increase.any():
+            return pair
+    raise AssertionError('nothing increased in 20 pairs')
+
+
+def test_one_seed_gives_one_pair_and_another_seed_another(head, bank):
+    changes = {'warp': WarpSettings(), 'acquisition': AcquisitionSettings()}
+    first, again = draw(head, bank, 3, **changes), draw(head, bank, 3, **changes)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.increase, again.increase)
+    assert not torch.equal(first.images, draw(head, bank, 4, **changes).images)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_nothing_increases_between_unchanged_visits(head, bank, seed):
+    pair = draw(head, bank, seed, unchanged=1, enlarged=1.0)
+    assert (pair.before > 0.5).any()
+    assert torch.equal(pair.before, pair.after)
+    assert not pair.increase.any()
+    assert not pair.new.any()
+
+
+def test_new_lesions_lie_apart_from_old_ones_and_are_bright_at_the_later_visit_only(head, bank):
+    pair = found(head, bank, **ALONE, **IN_PLACE, same_scanner=1.0)
+    came = pair.increase > 0.5
+    assert torch.equal(pair.increase, pair.new)
+    assert not (came & (pair.before > 0)).any()
+    previous, current = pair.images[:, ndimage.binary_erosion(came.numpy())]
+    assert (current - previous).min() > 0.1
+    old = pair.before > 0.9
+    assert (pair.images[1] - pair.images[0])[old].abs().mean() < 0.15
+
+
+def test_a_growing_lesion_increases_around_itself_and_holds_no_new_one(head, bank):
+    pair = found(head, bank, enlarged=1.0, shrunken=0.0, vanished=0.0, new=0.0)
+    came, old = (pair.increase > 0.5).numpy(), (pair.before > 0.5).numpy()
+    assert not (came & old).any()
+    assert not pair.new.any()
+    assert (ndimage.distance_transform_edt(~old)[came] < 4).all()
+    assert ((pair.after > 0.5).numpy() == (came | old)).all()
+
+
+@pytest.mark.parametrize('fate', ['shrunken', 'vanished'])
+def test_lesions_that_go_do_not_increase(head, bank, fate):
+    pair = draw(head, bank, **{**ALONE, 'new': 0.0, fate: 1.0})
+    before, after = (pair.before > 0.5).sum(), (pair.after > 0.5).sum()
+    assert not pair.increase.any()
+    assert after == 0 if fate == 'vanished' else 0 < after < before
+
+
+def test_visits_are_aligned_unless_misregistered(head, bank):
+    changes = {'unchanged': 1.0, 'same_scanner': 1.0}
+    aligned = draw(head, bank, **changes, **IN_PLACE)
+    away = draw(head, bank, **changes, shift_mm=1.0, turn_deg=5.0)
+    # Borders of the ventricle are where a shift shows most.
+    difference = [
+        (pair.images[1] - pair.images[0]).abs().quantile(0.99) for pair in (aligned, away)
+    ]
+    assert difference[1] > 1.5 * difference[0]
+
+
+def test_misplaced_points_move_by_no_more_than_asked():
+    settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, turn_deg=0, bend_mm=0)
+    points = torch.randn(3, 8, 8, 8)
+    shifts = [
+        (pairs.misplace(points, 1.0, np.random.default_rng(seed), settings) - points)
+        for seed in range(10)
+    ]
+    lengths = torch.stack([shift.norm(dim=0) for shift in shifts])
+    assert lengths.max() <= 1.0 + 1e-4
+    assert lengths.max() > 0.5
+
+
+def test_a_stack_of_slices_holds_their_means_and_comes_back_in_place():
+    ramp = torch.arange(24.0).expand(4, 4, 24)
+    slices = Slices(axis=2, thickness_mm=4.0)
+    stack, padded = pairs.stack_of(ramp, 1.0, slices, 0)
+    assert stack[0, 0, :3].tolist() == [1.5, 5.5, 9.5]
+    back = pairs.unstack(stack, padded, 2, 0, 24)
+    assert torch.allclose(back[..., 2:20], ramp[..., 2:20])
+    moved, padded = pairs.stack_of(ramp, 1.0, slices, 2)
+    assert moved[0, 0, 1].item() == 3.5
+    assert torch.allclose(pairs.unstack(moved, padded, 2, 2, 24)[..., 4:18], ramp[..., 4:18])
+
+
+def test_one_scanner_keeps_its_slices_and_two_scanners_their_own(head, bank):
+    generator = PairGenerator(
+        [head],
+        PairSettings(
+            shape=(8, 8, 8),
+            spacing_mm=1.0,
+            acquisition=AcquisitionSettings(thick=1),
+            same_scanner=1,
+        ),
+        bank=bank,
+    )
+    first, second = generator._scanners(np.random.default_rng(0))
+    assert first.slices == second.slices
+    assert first.seed == second.seed
+    assert 0 < np.abs(first.signals - second.signals).max() < 0.3
+    generator.settings = replace(generator.settings, same_scanner=0)
+    first, second = generator._scanners(np.random.default_rng(0))
+    assert first.slices != second.slices
+
+
+def test_new_lesions_do_not_touch_old_ones(bank):
+    settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, new=50.0, another=0)
+    old = np.zeros(SHAPE, bool)
+    old[:, :141] = True
+    rng = np.random.default_rng(0)
+    drawn = [pairs.draw_new(bank, old, rng, settings) for _ in range(5)]
+    assert any(new.any() for new in drawn)
+    for new in drawn:
+        assert not new[:, :142].any()
+
+
+def test_lesions_of_another_patient_appear_but_for_those_that_are_there(bank):
+    settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, new=0.0, another=1.0)
+    rng = np.random.default_rng(0)
+    assert pairs.draw_new(bank, np.zeros(SHAPE, bool), rng, settings).sum() == 6 * 8 * 8
+    assert not pairs.draw_new(bank, np.ones(SHAPE, bool), rng, settings).any()
+
+
+def test_only_what_was_none_becomes_lesion():
+    share, before = torch.tensor([0.4, 0.6, 0.9, 0.9]), torch.tensor([0.0, 0.0, 0.5, 0.6])
+    assert pairs.became(share, before).tolist() == pytest.approx([0, 0.6, 0.9, 0])

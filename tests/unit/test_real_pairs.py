@@ -1,0 +1,241 @@
+"""What a network for new lesions is fed of real patients, and of drawn pairs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from msapp.errors import UsageError
+from msapp.synthesis.appearance import LesionSettings
+from msapp.synthesis.lesion_bank import AFFINE, SHAPE, LesionBank
+from msapp.synthesis.pairs import Pair, PairSettings
+from msapp.training import pairs
+from msapp.training.data import make_pair_settings
+from msapp.training.recipe import load_recipe
+
+SIDE = 48
+BOX = (slice(10, 20), slice(10, 20), slice(10, 20))
+
+
+@pytest.fixture
+def patient():
+    """Two visits of white matter in the world of MNI, with a cube that came and one that went."""
+    affine = np.eye(4)
+    affine[:3, 3] = -SIDE / 2
+    images = torch.ones(2, SIDE, SIDE, SIDE)
+    images[:, :2] = 0
+    increase, decrease = torch.zeros(2, SIDE, SIDE, SIDE).bool()
+    increase[BOX] = True
+    images[1][BOX] = 1.8
+    decrease[30:40, 30:40, 30:40] = True
+    images[0][decrease] = 1.6
+    return pairs.Visits(
+        name='one',
+        images=images,
+        white=(images[0] > 0).float(),
+        increase=increase,
+        decrease=decrease,
+        affine=affine,
+        from_mni=np.eye(4),
+        slice_mm=np.array([4.0, 1.0]),
+        paired=True,
+    )
+
+
+@pytest.fixture
+def settings():
+    return PairSettings(shape=(SIDE,) * 3, spacing_mm=1.0, lesions=LesionSettings(flair=(0.5, 0.8)))
+
+
+def cube(centre_mm, half):
+    mask = np.zeros(SHAPE, bool)
+    middle = (np.array(centre_mm) - AFFINE[:3, 3]).astype(int)
+    mask[tuple(slice(m - half, m + half) for m in middle)] = True
+    return mask
+
+
+def recipe(**generator):
+    made = load_recipe('newlesions')
+    return made.model_copy(update={'window': (32, 32, 32), 'generator': made.generator | generator})
+
+
+def test_visits_come_back_from_their_file(patient, tmp_path):
+    patient.save(tmp_path / 'one.npz')
+    again = pairs.Visits.load(tmp_path / 'one.npz')
+    assert again.name == 'one'
+    assert again.paired is True
+    assert torch.allclose(again.images, patient.images, atol=1e-3)
+    assert torch.equal(again.increase, patient.increase)
+    assert (again.affine == patient.affine).all()
+
+
+def test_in_reverse_what_went_comes(patient):
+    swapped = pairs.swap_visits(patient)
+    assert torch.equal(swapped.increase, patient.decrease)
+    assert torch.equal(swapped.images[0], patient.images[1])
+    assert swapped.slice_mm.tolist() == [1.0, 4.0]
+    came = swapped.increase
+    assert (swapped.images[1] > swapped.images[0])[came].all()
+
+
+def test_a_patch_knows_where_it_lies(patient):
+    patch = pairs.cut_patch(patient, (10, 10, 10), (12, 12, 12))
+    assert patch.increase.sum() == 1000
+    world = nib.affines.apply_affine(patch.affine, (0, 0, 0))
+    assert world.tolist() == [10 - SIDE / 2] * 3
+    patch.images[:] = 0
+    patch.increase[:] = False
+    assert patient.images[1].max() > 1
+    assert patient.increase.any()
+
+
+def test_a_visit_with_itself_is_moved_by_a_voxel_at_most_and_has_no_increase(patient, settings):
+    rng = np.random.default_rng(0)
+    small = replace(settings, shape=(32, 32, 32), turn_deg=0.0)
+    patch = pairs.pair_with_itself(patient, 1, (8, 8, 8), rng, small)
+    assert not patch.increase.any()
+    assert patch.slice_mm.tolist() == [1.0, 1.0]
+    assert not torch.equal(*patch.images)
+    # A voxel inside the bright cube or outside by more than a voxel is the same in both.
+    bright = (patient.images[1] > 1)[8:40, 8:40, 8:40].numpy()
+    inner = ndimage.binary_erosion(bright, np.ones((3, 3, 3)))
+    outer = ~ndimage.binary_dilation(bright, np.ones((3, 3, 3)))
+    for place in (inner, outer):
+        assert torch.allclose(patch.images[0][place], patch.images[1][place], atol=1e-4)
+
+
+def test_a_visit_with_itself_is_aligned_without_misregistration(patient, settings):
+    rng = np.random.default_rng(0)
+    still = replace(settings, shape=(30, 30, 30), turn_deg=0.0, shift_mm=0.0)
+    first, second = pairs.pair_with_itself(patient, 1, (9, 9, 9), rng, still).images
+    assert torch.allclose(first, second, atol=1e-4)
+
+
+def test_painted_lesions_come_at_the_later_visit_and_old_ones_at_both(patient, settings):
+    plain = replace(
+        patient,
+        images=torch.ones_like(patient.images),
+        white=torch.ones_like(patient.white),
+        increase=torch.zeros_like(patient.increase),
+        slice_mm=np.array([1.0, 1.0]),
+    )
+    patch = pairs.cut_patch(plain, (0, 0, 0), (SIDE,) * 3)
+    old, new = cube((-10, -10, 0), 3), cube((10, 10, 0), 4)
+    pairs.paint_change(patch, old, new, np.random.default_rng(0), settings)
+    assert patch.increase.sum() == 8**3
+    previous, current = patch.images
+    core = ndimage.binary_erosion(patch.increase.numpy(), iterations=2)
+    assert (previous[patch.increase] == 1).all()
+    assert (current[core] > 1.3).all()
+    x = y = SIDE // 2 - 10
+    assert previous[x, y, SIDE // 2] > 1.3
+    assert current[x, y, SIDE // 2] > 1.3
+
+
+def test_what_an_old_lesion_covers_does_not_increase(patient, settings):
+    patch = pairs.cut_patch(patient, (0, 0, 0), (SIDE,) * 3)
+    everywhere = np.ones(SHAPE, bool)
+    nothing = np.zeros(SHAPE, bool)
+    pairs.paint_change(patch, everywhere, nothing, np.random.default_rng(0), settings)
+    assert not patch.increase.any()
+
+
+def test_nothing_new_is_painted_where_tissue_is_bright(patient, settings):
+    bright = replace(patient, images=patient.images * 1.5)
+    patch = pairs.cut_patch(bright, (0, 0, 0), (SIDE,) * 3)
+    before = patch.increase.clone()
+    nothing = np.zeros(SHAPE, bool)
+    pairs.paint_change(patch, nothing, cube((0, 0, 0), 10), np.random.default_rng(0), settings)
+    assert torch.equal(patch.increase, before)
+
+
+def test_thick_slices_spread_a_lesion_along_z_alone():
+    share = torch.zeros(9, 9, 24)
+    share[4, 4, 12] = 1
+    seen = pairs.through_slices(share, 1.0, 4.0, np.random.default_rng(0))
+    assert 0.1 < seen[4, 4].max() <= 0.25
+    assert seen.sum() == seen[4, 4].sum()
+    assert pairs.through_slices(share, 1.0, 1.0, np.random.default_rng(0)) is share
+
+
+def test_lesions_that_do_not_show_are_not_asked_for():
+    lesions = torch.zeros(9, 3, 3).bool()
+    lesions[:2] = lesions[6:] = True
+    change = torch.full(lesions.shape, 0.5)
+    change[6:] = 0.01
+    seen = pairs.drop_unseen(lesions, change)
+    assert seen[:2].all()
+    assert not seen[2:].any()
+
+
+def test_patches_are_seeded_and_black_outside_the_brain(patient):
+    bank = LesionBank([cube((0, 0, 0), 10)], [np.argwhere(cube((5, 5, 5), 3))])
+    cases = pairs.PairCases([patient, replace(patient, paired=False)], recipe(), bank)
+    assert len(cases) == 2
+    state = torch.random.get_rng_state()
+    for seed in range(3):
+        first, again = (cases.draw(np.random.default_rng(seed)) for _ in range(2))
+        assert torch.equal(first['image'], again['image'])
+        assert torch.equal(first['target'], again['target'])
+        assert first['image'].shape == (2, 32, 32, 32)
+        assert first['target'].shape == (1, 32, 32, 32)
+        outside = (first['image'] == 0).all(dim=0)
+        assert not first['target'][0][outside].any()
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_patient_without_bank_is_centred_on_change_and_not_changed(patient, monkeypatch):
+    monkeypatch.setattr(pairs, 'TWO_VISITS', 1.0)
+    monkeypatch.setattr(pairs, 'CHANGE_CENTRED', 1.0)
+    monkeypatch.setattr(pairs, 'SWAPPED', 0.0)
+    monkeypatch.setattr(pairs, 'pair_transform', lambda noisy: lambda subject: subject)
+    kept = patient.images.clone()
+    item = pairs.PairCases([patient], recipe()).draw(np.random.default_rng(0))
+    previous, current = item['image']
+    came = item['target'][0] > 0
+    assert came.any()
+    assert torch.allclose(current[came], torch.tensor(1.8))
+    assert torch.allclose(previous[came], torch.tensor(1.0))
+    assert torch.equal(patient.images, kept)
+
+
+def test_drawn_pairs_are_scaled_by_little_and_keep_their_target():
+    class Fixed:
+        def draw_pair(self, rng):
+            share = torch.tensor([0.4, 0.6])[:, None, None]
+            return Pair(torch.ones(2, 2, 1, 1), share, share, share, share)
+
+    item = pairs.DrawnPairs(Fixed()).draw(np.random.default_rng(0))
+    assert item['target'].flatten().tolist() == [0, 1]
+    previous, current = item['image'][:, 0, 0, 0]
+    assert previous != current
+    assert item['image'].sub(1).abs().max() < 0.3
+
+
+def test_the_recipe_gives_the_settings_of_pairs_and_its_folds_name_its_patients():
+    made = load_recipe('newlesions')
+    assert make_pair_settings(made).unchanged == 0.25
+    names = {entry.name for entry in (*made.data.pairs, *made.data.visits)}
+    assert set(made.data.folds['synthetic']) == names
+    assert made.data.folds['ljub01'] == ('ljub01',)
+    assert {'pat07', 'pat19'} <= set(made.data.held_out_priors)
+    wrong = made.model_copy(update={'generator': {'unchangd': 1}})
+    with pytest.raises(UsageError, match='unknown unchangd'):
+        make_pair_settings(wrong)
+
+
+def test_left_out_patients_are_not_even_read(patient, tmp_path):
+    made = load_recipe('newlesions')
+    kept = tmp_path / pairs.FOLDER
+    kept.mkdir()
+    patient.save(kept / 'ljub19.npz')
+    out = [entry.name for entry in (*made.data.pairs, *made.data.visits)]
+    out.remove('ljub19')
+    read = list(pairs.read_visits(made, Path('/nowhere'), tmp_path, leave_out=out))
+    assert [visits.name for visits in read] == ['ljub19']
