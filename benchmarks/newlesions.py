@@ -1,0 +1,222 @@
+"""New lesions between two visits: our methods against the manual masks of real pairs.
+
+    python benchmarks/newlesions.py pairs --data DATA [--model ljub01=FOLDER ...] [--lesions FOLDER]
+    python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
+    python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
+
+``DATA`` is the folder with ``ljubljana-longitudinal`` and ``ljubljana-mni``. ``--model`` names the
+network that a patient is measured with, which must not have seen it; without a patient it is that
+of all. Real pairs are prepared once and kept in ``--cache``. Nothing is printed without its n.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torchio as tio
+
+from msapp.evaluation.lesiontables import match_table, score_by_size
+from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
+from msapp.evaluation.voxel import dice
+from msapp.imaging.distance import dilate_mm
+from msapp.inference.lesions import predict_lesions
+from msapp.lesions.candidates import find_candidates
+from msapp.lesions.instances import label_instances
+from msapp.models.registry import load_network, load_spec
+from msapp.synthesis.acquisition import AcquisitionSettings
+from msapp.synthesis.heads import Head
+from msapp.synthesis.pairs import CHANNELS, PairGenerator
+from msapp.training.data import make_pair_settings, read_bank
+from msapp.training.pairs import Visits, pair_with_itself, read_visits
+from msapp.training.recipe import load_recipe
+
+SPACING_MM = (1.0, 1.0, 1.0)
+# Differencing of two masks: what lies this near to an old lesion is not new.
+NEAR_MM, LEAST_MM3 = 2.0, 10.0
+SLICES_MM = (1.0, 3.0, 5.0)
+SEED = 1
+
+# Takes the earlier and the later FLAIR, (2, I, J, K), and the brain; gives a mask.
+Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def main() -> None:
+    """Print the tables of one command."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('command', choices=COMMANDS)
+    parser.add_argument('--data', type=Path, required=True)
+    parser.add_argument('--cache', type=Path, default=Path('.local/pairs'))
+    parser.add_argument('--model', action='append', default=[], help='FOLDER, or PATIENT=FOLDER')
+    parser.add_argument('--lesions', help='model of lesions, to subtract masks of two visits')
+    parser.add_argument('--heads', type=Path)
+    parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
+    parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
+    parser.add_argument('--threads', type=int)
+    given = parser.parse_args()
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    COMMANDS[given.command](given)
+
+
+# --- Methods ------------------------------------------------------------------------------------
+
+
+def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
+    """Return the methods that a patient is measured with."""
+    methods: dict[str, Method] = {'ratio': by_ratio}
+    if given.lesions:
+        methods['difference'] = partial(by_difference, model=given.lesions)
+    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
+    model = chosen.get(name) or chosen.get('')
+    if model:
+        methods['network'] = partial(by_network, model=model)
+    return methods
+
+
+def by_ratio(images: np.ndarray, brain: np.ndarray) -> np.ndarray:
+    """Return the candidates of step one of the hybrid method."""
+    return find_candidates(images[0], images[1], brain, SPACING_MM).labels > 0
+
+
+def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
+    """Subtract the lesions of the earlier visit from those of the later one."""
+    spec = load_spec(model)
+    network = load_network(spec)
+    before, after = (
+        predict_lesions({'FLAIR': image}, brain, network, spec) >= spec.threshold
+        for image in images
+    )
+    new = after & ~dilate_mm(before, NEAR_MM, SPACING_MM)
+    return label_instances(new, 1.0, minimum_mm3=LEAST_MM3) > 0
+
+
+def by_network(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
+    """Run a network for new lesions over the brain."""
+    spec = load_spec(model)
+    channels = dict(zip(CHANNELS, images, strict=True))
+    found = predict_lesions(channels, brain, load_network(spec), spec)
+    return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
+
+
+# --- Real visits --------------------------------------------------------------------------------
+
+
+def compare_pairs(given: argparse.Namespace) -> None:
+    """Score the methods on the real pairs."""
+    rows, matches = [], []
+    pairs = [visits for visits in read_all(given) if visits.paired]
+    for visits in pairs:
+        images, truth = visits.images.numpy(), visits.increase.numpy()
+        for name, method in methods_of(visits.name, given).items():
+            begin = time.perf_counter()
+            mask = method(images, images[1] > 0)
+            seconds = time.perf_counter() - begin
+            rows.append(
+                {'patient': visits.name, 'method': name, **score(mask, truth), 'seconds': seconds}
+            )
+            print(rows[-1], flush=True)
+            overlaps = pair_anima(mask, truth, 1.0)
+            matches.append(match_table(overlaps, detect_anima(overlaps)).assign(method=name))
+    table = pd.DataFrame(rows)
+    print(table.round(3).to_string(index=False))
+    columns = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count', 'false_ml']
+    print(table.groupby('method')[columns].mean().round(3).to_string())
+    for name, group in pd.concat(matches).groupby('method'):
+        print(f'{name}, by size:')
+        print(score_by_size(group).round(3).to_string(index=False))
+    print(f'n = {len(pairs)} pairs.')
+
+
+def read_all(given: argparse.Namespace) -> Iterator[Visits]:
+    """Give the real visits of the recipe."""
+    return read_visits(load_recipe('newlesions'), given.data, given.cache)
+
+
+def score(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """Score a mask by voxels and by the rules of Anima."""
+    by_lesion = score_anima(mask, truth, SPACING_MM)
+    return {
+        'dice': dice(mask, truth) if truth.any() else float('nan'),
+        'f1': by_lesion.f1,
+        'sensitivity': by_lesion.sensitivity,
+        'ppv': by_lesion.ppv,
+        'false_count': by_lesion.false_count,
+        'false_ml': by_lesion.false_mm3 / 1000,
+        'true_count': by_lesion.reference_count,
+    }
+
+
+def count_false(given: argparse.Namespace) -> None:
+    """Count false lesions where nothing changed: a visit with itself, moved, shaded and noised."""
+    rng, rows = np.random.default_rng(SEED), []
+    torch.manual_seed(SEED)
+    shade = tio.Compose([tio.RandomBiasField(coefficients=0.2, order=2), tio.RandomNoise(std=0.03)])
+    settings = make_pair_settings(load_recipe('newlesions'))
+    for visits in read_all(given):
+        whole = replace(settings, shape=tuple(visits.white.shape))
+        for number in range(2 if visits.paired else 1):
+            for _ in range(given.repeats):
+                patch = pair_with_itself(visits, number, (0, 0, 0), rng, whole)
+                images = torch.cat([shade(image[None]) for image in patch.images]).numpy()
+                brain = patch.images[1].numpy() > 0
+                for name, method in methods_of(visits.name, given).items():
+                    scores = score(method(images * brain, brain), np.zeros_like(brain))
+                    rows.append({'visit': f'{visits.name} {number + 1}', 'method': name, **scores})
+    table = pd.DataFrame(rows)[['visit', 'method', 'false_count', 'false_ml']]
+    print(table.groupby(['visit', 'method']).mean().unstack().round(2).to_string())
+    counts = table.groupby('method')[['false_count', 'false_ml']].agg(['mean', 'median', 'count'])
+    print(counts.round(3).to_string())
+    print(f'n = {table["visit"].nunique()} visits, {given.repeats} copies each.')
+
+
+# --- Drawn pairs --------------------------------------------------------------------------------
+
+
+def score_drawn(given: argparse.Namespace) -> None:
+    """Score the methods on drawn pairs of heads whose label maps were held out."""
+    recipe = load_recipe('newlesions')
+    heads = [Head.load(given.heads / f'{name}.npz') for name in recipe.data.held_out_heads]
+    bank, settings = read_bank(recipe, given.data), make_pair_settings(recipe)
+    assert bank is not None
+    methods: Mapping[str, Method] = methods_of('', given)
+    rows, matches = [], []
+    for thickness in SLICES_MM:
+        acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
+        generator = PairGenerator(
+            heads, replace(settings, stripped=1.0, acquisition=acquisition), bank=bank
+        )
+        rng = np.random.default_rng(SEED)
+        for _ in range(given.samples):
+            pair = generator.draw_pair(rng)
+            images, truth = pair.images.numpy(), pair.increase.numpy() > 0
+            for name, method in methods.items():
+                mask = method(images, images[1] > 0)
+                rows.append({'slice_mm': thickness, 'method': name, **score(mask, truth)})
+                overlaps = pair_anima(mask, truth, 1.0)
+                matches.append(match_table(overlaps, detect_anima(overlaps)).assign(method=name))
+    table = pd.DataFrame(rows)
+    table['unchanged'] = table['true_count'] == 0
+    kept = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count']
+    grouped = table.groupby(['method', 'slice_mm', 'unchanged'])[kept]
+    print(grouped.agg('mean').round(3).to_string())
+    print(grouped.size().to_string())
+    for name, group in pd.concat(matches).groupby('method'):
+        print(f'{name}, by size:')
+        print(score_by_size(group).round(3).to_string(index=False))
+    print(f'n = {given.samples} patches a thickness, of {len(heads)} drawn heads held out.')
+
+
+COMMANDS = {'pairs': compare_pairs, 'unchanged': count_false, 'drawn': score_drawn}
+
+if __name__ == '__main__':
+    main()
