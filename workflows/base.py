@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from msapp.bids.names import contrast_entities, derivative_path
 from msapp.bids.query import Participant, Visit, interval_days
 from msapp.models.registry import models_for
 from msapp.settings import Settings
-from msapp.workflows import lesions, longitudinal, midpoint, session
-from msapp.workflows.outputs import VisitSinks, safe_name
+from msapp.workflows import changes, lesions, longitudinal, midpoint, session
+from msapp.workflows.outputs import Source, VisitSinks, safe_name
 
 # nipype's hashes do not see code, so every version has a work folder of its own.
 WORKFLOW_NAME = safe_name(f'msapp_{__version__}_wf')
@@ -63,7 +64,8 @@ def init_participant_wf(
 
     Workflow Graph
         each visit's fit -> midpoint -> each visit in ``individual`` -> lesions; each consecutive
-        pair of visits with FLAIR -> candidates; everything -> sinks and figures.
+        pair of visits with FLAIR -> candidates; lesions of all visits -> changes; everything ->
+        sinks and figures.
 
     Parameters
     ----------
@@ -99,27 +101,49 @@ def init_participant_wf(
             ]
         )
         applied.append(_add_applied(workflow, visit, fit, space, number, settings))
-    for index, visit in enumerate(visits):
-        sinks = VisitSinks(
+    _add_outputs(workflow, participant, settings, fits, applied, space)
+    return workflow
+
+
+def _add_outputs(
+    workflow: pe.Workflow,
+    participant: Participant,
+    settings: Settings,
+    fits: Sequence[pe.Workflow],
+    applied: Sequence[pe.Workflow],
+    space: pe.Workflow,
+) -> None:
+    """Add everything that visits in ``individual`` are for, and the sinks of all files."""
+    visits = participant.visits
+    sinks = [
+        VisitSinks(
             workflow=workflow,
             settings=settings,
             participant=participant.label,
             visit=visit,
             space_reference=_space_reference(participant),
         )
-        session.add_visit_outputs(applied[index], sinks)
-        measures = _measures(visit, fits[index], applied[index])
+        for visit in visits
+    ]
+    measures = [_measures(*parts) for parts in zip(visits, fits, applied, strict=True)]
+    columns = [_summary_columns(participant.label, visit) for visit in visits]
+    found = {}
+    for index, visit in enumerate(visits):
+        session.add_visit_outputs(applied[index], sinks[index])
         if 'lesions' in settings.tasks and lesions.can_find_lesions(visit, settings):
-            measures['lesions'] = _add_lesions(sinks, fits[index], applied[index], space)
-        common = first_columns(participant.label, visit)
+            found[index] = _add_lesions(sinks[index], fits[index], applied[index], space)
+            measures[index]['lesions'] = found[index], 'outputnode.measures'
         if compares(visits, index, settings):
             pair = slice(index - 1, index + 1)
-            measures['candidates'] = _add_candidates(
-                sinks, visits[index - 1], fits[pair], applied[pair], space
+            measures[index]['candidates'] = _add_candidates(
+                sinks[index], visits[index - 1], fits[pair], applied[pair], space
             )
-            common |= pair_columns(visits[index - 1], visit)
-        sinks.summary(measures, _summary_columns(visit, common))
-    return workflow
+            columns[index] |= pair_columns(visits[index - 1], visit)
+    for index, (since, source) in _add_changes(sinks, found, applied).items():
+        measures[index]['changes'] = source
+        columns[index]['lesions_since_session'] = since.session
+    for index, sink in enumerate(sinks):
+        sink.summary(measures[index], columns[index])
 
 
 def _space_reference(participant: Participant) -> str:
@@ -183,10 +207,10 @@ def pair_columns(previous: Visit, visit: Visit) -> dict[str, Any]:
     return {'since_session': previous.session, 'interval_days': interval_days(previous, visit)}
 
 
-def _summary_columns(visit: Visit, common: dict[str, Any]) -> dict[str, Any]:
+def _summary_columns(participant: str, visit: Visit) -> dict[str, Any]:
     """Return the columns of a visit's summary that are known before anything is measured."""
     return {
-        **common,
+        **first_columns(participant, visit),
         'acq_time': visit.acq_time,
         'contrasts': ','.join(visit.images),
         'reference_contrast': visit.reference,
@@ -209,8 +233,8 @@ def _measures(visit: Visit, fit: pe.Workflow, applied: pe.Workflow) -> dict[str,
 
 def _add_lesions(
     sinks: VisitSinks, fit: pe.Workflow, applied: pe.Workflow, space: pe.Workflow
-) -> tuple[Any, str]:
-    """Add the lesions of a visit and their outputs; return where their numbers come from."""
+) -> pe.Workflow:
+    """Add the lesions of a visit and their outputs; return their graph."""
     workflow = sinks.workflow
     visit = sinks.visit
     found = lesions.init_lesions_wf(
@@ -233,7 +257,36 @@ def _add_lesions(
     )
     common = first_columns(sinks.participant, sinks.visit)
     lesions.add_lesion_outputs(found, applied, sinks, common)
-    return found, 'outputnode.measures'
+    return found
+
+
+def _add_changes(
+    sinks: Sequence[VisitSinks], found: Mapping[int, pe.Workflow], applied: Sequence[pe.Workflow]
+) -> dict[int, tuple[Visit, Source]]:
+    """Add what became of lesions; return the visit before and the numbers of each later visit."""
+    settings, workflow = sinks[0].settings, sinks[0].workflow
+    tracked = changes.tracked_visits([sink.visit for sink in sinks], settings)
+    if not tracked:
+        return {}
+    tracks = changes.init_changes_wf(
+        visits=[sinks[index].visit for index in tracked], settings=settings
+    )
+    for number, index in enumerate(tracked, start=1):
+        workflow.connect(found[index], 'outputnode.labels', tracks, f'inputnode.labels{number}')
+    sources: dict[int, tuple[Visit, Source]] = {}
+    for number, (before, now) in enumerate(pairwise(tracked), start=2):
+        since, sink = sinks[before].visit, sinks[now]
+        outcome: dict[str, Source] = {
+            'classes': (tracks, f'outputnode.classes{number}'),
+            'rows': (tracks, f'outputnode.rows{number}'),
+            'lesions': (found[now], 'outputnode.labels'),
+            'lesion_rows': (found[now], 'outputnode.rows'),
+        }
+        common = first_columns(sink.participant, sink.visit) | pair_columns(since, sink.visit)
+        pair = [applied[before], applied[now]]
+        changes.add_change_outputs(outcome, pair, sink, since, common)
+        sources[now] = since, (tracks, f'outputnode.measures{number}')
+    return sources
 
 
 def _add_candidates(
@@ -254,7 +307,6 @@ def _add_candidates(
         workflow.connect(fit, 'outputnode.n4_FLAIR', found, f'inputnode.{which}_flair')
         workflow.connect(visit, 'outputnode.xfm_FLAIR', found, f'inputnode.{which}_to_individual')
         workflow.connect(visit, 'outputnode.brain_mask', found, f'inputnode.{which}_mask')
-    since = previous.session or ''
     common = first_columns(sinks.participant, sinks.visit) | pair_columns(previous, sinks.visit)
-    longitudinal.add_candidate_outputs(found, applied[0], applied[1], sinks, since, common)
+    longitudinal.add_candidate_outputs(found, applied[0], applied[1], sinks, previous, common)
     return found, 'outputnode.measures'

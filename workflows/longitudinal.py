@@ -7,6 +7,7 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from msapp.bids.query import Visit
 from msapp.interfaces.imaging import Register
 from msapp.interfaces.lesions import FindCandidates
 from msapp.lesions import candidates
@@ -115,7 +116,7 @@ def add_candidate_outputs(
     previous: pe.Workflow,
     current: pe.Workflow,
     sinks: VisitSinks,
-    since: str,
+    since: Visit,
     common: dict[str, Any],
 ) -> None:
     """Write the candidates of a visit: masks, instances, table, figures.
@@ -128,8 +129,8 @@ def add_candidate_outputs(
         Of `msapp.workflows.session.init_visit_apply_wf`.
     sinks : VisitSinks
         Of the later visit.
-    since : str
-        Session label of the earlier visit, with prefix.
+    since : Visit
+        The earlier visit.
     common : dict
         Columns that all rows of the table share.
     """
@@ -137,13 +138,14 @@ def add_candidate_outputs(
     def out(field: str) -> tuple[Any, str]:
         return found, f'outputnode.{field}'
 
-    description = f'since{since.removeprefix("ses-")}'
+    before_name = since.session or ''
+    description = f'since{before_name.removeprefix("ses-")}'
     method = {
         'Description': 'Candidate regions of new lesions; not confirmed by a network or a reader.',
         'GreyLevels': candidates.GREY_LEVELS,
         'Ratio': candidates.RATIO,
         'MinimumVolumeMM3': candidates.MINIMUM_MM3,
-        'ComparedWith': since,
+        'ComparedWith': before_name,
     }
     for space, field in (('orig', 'mask_orig'), ('individual', 'mask')):
         if space == 'individual' or space in sinks.settings.output_spaces:
@@ -151,6 +153,7 @@ def add_candidate_outputs(
                 out(field),
                 space=space,
                 contrasts=('FLAIR',),
+                since=since,
                 label='newcandidate',
                 desc=description,
                 suffix='mask',
@@ -161,14 +164,15 @@ def add_candidate_outputs(
         out('labels'),
         space='individual',
         contrasts=('FLAIR',),
+        since=since,
         desc=instances,
         suffix='dseg',
         metadata=method,
     )
     sinks.lookup(out('rows'), space='individual', desc=instances)
-    sinks.table(out('rows'), 'changes', common)
+    sinks.table(out('rows'), 'candidates', common)
     before, now = (previous, 'outputnode.preproc_FLAIR'), (current, 'outputnode.preproc_FLAIR')
-    labels = (since, sinks.visit.name)
+    labels = (before_name, sinks.visit.name)
     sinks.flicker(before, now, out('intersection'), out('mask'), labels)
     sinks.checkerboard(
         before,
@@ -184,7 +188,7 @@ def add_candidate_outputs(
         out('intersection'),
         description='candidatemosaic',
         contrast='FLAIR',
-        title=f'{sinks.visit.name}: candidates since {since} (not confirmed)',
+        title=f'{sinks.visit.name}: candidates since {before_name} (not confirmed)',
         outlined=out('mask'),
         kind='candidates',
     )

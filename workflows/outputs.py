@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,9 @@ class VisitSinks:
         self.workflow.add_nodes([node])
         return node
 
-    def _raw(self, contrast: str) -> str:
-        return uri(self.visit.images[contrast], self.settings.bids_dir, self.settings.output_dir)
+    def _raw(self, contrast: str, visit: Visit | None = None) -> str:
+        image = (visit or self.visit).images[contrast]
+        return uri(image, self.settings.bids_dir, self.settings.output_dir)
 
     def _spatial_reference(self, space: str) -> str:
         return {
@@ -137,6 +138,7 @@ class VisitSinks:
         space: str,
         contrasts: tuple[str, ...],
         stripped: bool = False,
+        since: Visit | None = None,
         metadata: dict[str, Any] | None = None,
         **entities: str,
     ) -> None:
@@ -152,6 +154,8 @@ class VisitSinks:
             Contrasts it was made from, for ``Sources``.
         stripped : bool
             Whether everything outside the brain is zero.
+        since : Visit, optional
+            An earlier visit it was made from too: the same contrasts.
         metadata : dict, optional
             More keys of the sidecar.
         **entities : str
@@ -159,7 +163,11 @@ class VisitSinks:
         """
         path = self._path(space=space, extension='.nii.gz', **entities)
         sidecar = {
-            'Sources': [self._raw(contrast) for contrast in contrasts],
+            'Sources': [
+                self._raw(contrast, visit)
+                for visit in ([since, self.visit] if since else [self.visit])
+                for contrast in contrasts
+            ],
             'SpatialReference': self._spatial_reference(space),
             'SkullStripped': stripped,
             **(metadata or {}),
@@ -198,7 +206,7 @@ class VisitSinks:
         self._add(outputs.SaveNames(), f'save_lookup_{desc}', path, names=list(names))
 
     def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
-        """Write the table of lesions or changes."""
+        """Write the table of lesions, changes or candidates."""
         path = self._path(desc=kind, suffix='stats', extension='.tsv')
         node = self._add(outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common)
         self.workflow.connect(*source, node, 'rows')
@@ -319,6 +327,33 @@ class VisitSinks:
         self.workflow.connect(*brain_mask, node, 'brain_mask')
         self.workflow.connect(found, 'outputnode.labels', node, 'candidates')
         self.workflow.connect(found, 'outputnode.rows', node, 'rows')
+
+    def changes(
+        self,
+        first: Source,
+        second: Source,
+        brain_mask: Source,
+        changes: Mapping[str, Source],
+        labels: tuple[str, str],
+    ) -> None:
+        """Draw what became of lesions: all on the later visit, and the new ones beside before.
+
+        ``changes`` gives ``classes`` and ``rows`` of `msapp.interfaces.lesions.TakePair`, and
+        instances and table of the later visit's lesions as ``lesions`` and ``lesion_rows``.
+        """
+        map_path = self._figure_path('changemap', 'FLAIR')
+        title = f'{labels[1]}: what became of lesions since {labels[0]}'
+        drawn = self._add(figures.DrawChangeMap(), 'draw_changemap', map_path, title=title)
+        self.workflow.connect(*second, drawn, 'image')
+        self.workflow.connect(*brain_mask, drawn, 'brain_mask')
+        self.workflow.connect(*changes['classes'], drawn, 'classes')
+        path = self._figure_path('newlesions', 'FLAIR')
+        panel = self._add(figures.DrawNewLesions(), 'draw_newlesions', path, labels=labels)
+        self.workflow.connect(*first, panel, 'first')
+        self.workflow.connect(*second, panel, 'second')
+        self.workflow.connect(*brain_mask, panel, 'brain_mask')
+        for field in ('rows', 'lesions', 'lesion_rows'):
+            self.workflow.connect(*changes[field], panel, field)
 
     def viewer(
         self, image: Source, mask: Source, brain_mask: Source, *, contrast: str, title: str

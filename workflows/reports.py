@@ -14,7 +14,7 @@ from msapp.provenance import versions
 from msapp.reports.html import trusted
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
 from msapp.settings import Settings
-from msapp.workflows import lesions, longitudinal, midpoint, session
+from msapp.workflows import changes, lesions, longitudinal, midpoint, session
 
 CAUTION = 'Research software, not a medical device: no decision about a patient may rest on it.'
 
@@ -30,7 +30,7 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     if 'lesions' in settings.tasks:
         text += lesions.methods(settings)
     if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
-        text += longitudinal.METHODS
+        text += changes.methods(settings) + longitudinal.METHODS
     return ' '.join((text + CAUTION).split())
 
 
@@ -67,6 +67,7 @@ def write_report(
         visits=tuple(sections),
         errors=tuple(given),
         warnings=(*participant.left_out, *_warnings(settings)),
+        change_cautions=changes.cautions(settings),
         methods_html=f'<p>{trusted(methods_text(settings, [participant]))}</p>',
         versions={name: version for name, version in versions().items() if version},
         settings={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
 from msapp.bids.query import Participant, Visit
@@ -119,17 +120,24 @@ def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterat
 
 def describe(participants: Sequence[Participant], settings: Settings) -> Iterator[str]:
     """Give the lines of ``--dry-run``, participant by participant."""
+    from msapp.workflows.changes import tracked_visits
+
     for participant in participants:
         if participant.error:
             yield f'{participant.label}: left out. {participant.error}'
             continue
         yield f'{participant.label}: {len(participant.visits)} visit(s)'
         yield from (f'  left out: {reason}' for reason in participant.left_out)
-        previous = None
-        for visit in participant.visits:
+        visits, previous = participant.visits, None
+        tracked = tracked_visits(visits, settings)
+        since = {now: visits[before].name for before, now in pairwise(tracked)}
+        for number, visit in enumerate(visits):
             yield f'  {visit.name}' + (f', {visit.acq_time}' if visit.acq_time else '')
             yield from (f'    {name}: {path.name}' for name, path in visit.images.items())
-            yield f'    would run: {"; ".join(_steps(visit, previous, settings))}'
+            steps = [*_steps(visit, previous, settings)]
+            if number in since:
+                steps.append(f'changes of lesions since {since[number]}')
+            yield f'    would run: {"; ".join(steps)}'
             reasons = [*visit.left_out, *not_done(visit, previous, settings)]
             yield from (f'    left out: {reason}' for reason in reasons)
             previous = visit

@@ -55,6 +55,11 @@ def mask_array(path: str) -> np.ndarray:
     return np.asanyarray(load(path).dataobj) > 0
 
 
+def label_array(path: str) -> np.ndarray:
+    """Load a label image as whole numbers."""
+    return np.asanyarray(load(path).dataobj).astype(np.int32)
+
+
 def save(data: np.ndarray, grid: nib.spatialimages.SpatialImage, path: Path) -> str:
     """Write an array on a grid and return the path as text."""
     nib.save(geometry.like(data, grid), path)

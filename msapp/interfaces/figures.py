@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, traits
 
-from msapp.interfaces.base import NodeInterface, array, load, mask_array
+from msapp.interfaces.base import NodeInterface, array, label_array, load, mask_array
 from msapp.interfaces.outputs import SinkInput, SinkOutput
+
+# Rows of the panel of new lesions; more make a picture that is too large.
+MOST_NEW_LESIONS = 12
 
 
 class _MosaicInput(SinkInput):
@@ -68,7 +71,7 @@ class DrawZones(NodeInterface):
         from msapp.reports import figures
 
         target = Path(self.inputs.output_dir) / self.inputs.name
-        zones = np.asanyarray(load(self.inputs.zones).dataobj)
+        zones = label_array(self.inputs.zones)
         figures.mosaic(
             array(self.inputs.image),
             target,
@@ -103,7 +106,7 @@ class DrawUncertainty(NodeInterface):
         from msapp.reports import figures
 
         target = Path(self.inputs.output_dir) / self.inputs.name
-        labels = np.asanyarray(load(self.inputs.labels).dataobj).astype(int)
+        labels = label_array(self.inputs.labels)
         parts = split_by_entropy(labels, array(self.inputs.entropy))
         figures.mosaic(
             array(self.inputs.image),
@@ -186,17 +189,88 @@ class DrawCandidates(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.reports import figures
+        from msapp.reports.panels import regions_panel
 
         target = Path(self.inputs.output_dir) / self.inputs.name
-        figures.candidates_panel(
+        regions_panel(
             array(self.inputs.first),
             array(self.inputs.second),
-            np.asanyarray(load(self.inputs.candidates).dataobj).astype(int),
+            label_array(self.inputs.candidates),
             target,
             brain_mask=mask_array(self.inputs.brain_mask),
             table=self.inputs.rows,
             names=self.inputs.labels,
+        )
+        return {'out_file': str(target)}
+
+
+class _NewLesionsInput(_CheckerboardInput):
+    lesions = File(exists=True, mandatory=True, desc='lesion instances of the later visit')
+    lesion_rows = traits.List(traits.Dict(), mandatory=True, desc='where these lie')
+    rows = traits.List(traits.Dict(), mandatory=True, desc='changes since the visit before')
+
+
+class DrawNewLesions(NodeInterface):
+    """New lesions in three planes, before and now."""
+
+    input_spec, output_spec = _NewLesionsInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports.panels import NEW_LESIONS, regions_panel
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        # One later lesion is in a change that is new.
+        names = {
+            int(row['labels_after']): int(row['identifiers_after'])
+            for row in self.inputs.rows
+            if row['kind'] == 'new'
+        }
+        lesions = label_array(self.inputs.lesions)
+        identifiers = np.zeros(lesions.max() + 1, np.int32)
+        identifiers[list(names)] = list(names.values())
+        regions_panel(
+            array(self.inputs.first),
+            array(self.inputs.second),
+            identifiers[lesions],
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            wording=NEW_LESIONS,
+            table=[
+                {**row, 'identifier': names[row['lesion']]}
+                for row in self.inputs.lesion_rows
+                if row['lesion'] in names
+            ],
+            max_rows=MOST_NEW_LESIONS,
+            names=self.inputs.labels,
+        )
+        return {'out_file': str(target)}
+
+
+class _ChangeMapInput(SinkInput):
+    image = File(exists=True, mandatory=True)
+    classes = File(exists=True, mandatory=True)
+    brain_mask = File(exists=True, mandatory=True)
+    title = traits.Str(mandatory=True)
+
+
+class DrawChangeMap(NodeInterface):
+    """Slices with lesions outlined by what became of them."""
+
+    input_spec, output_spec = _ChangeMapInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports import figures
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        figures.change_map(
+            array(self.inputs.image),
+            label_array(self.inputs.classes),
+            target,
+            brain_mask=mask_array(self.inputs.brain_mask),
+            title=self.inputs.title,
+            affine=load(self.inputs.image).affine,
         )
         return {'out_file': str(target)}
 

@@ -1,12 +1,13 @@
-"""Nodes that find lesions in a visit, and candidates of new lesions between two visits."""
+"""Nodes that find lesions in a visit, and what became of them between visits."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from nipype.interfaces.base import File, isdefined, traits
+from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
 
 from msapp.interfaces.base import (
     BaseInterfaceInputSpec,
@@ -14,6 +15,7 @@ from msapp.interfaces.base import (
     NodeInterface,
     TraitedSpec,
     array,
+    label_array,
     load,
     mask_array,
     matrix,
@@ -190,9 +192,15 @@ def _describe(
 
 
 def _joined(rows: list[dict[str, Any]], table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Add the columns of a table of lesions to rows; what is not known is None."""
-    more = table.astype(object).where(table.notna(), None).set_index('lesion')
-    return [row | more.loc[row['lesion']].to_dict() for row in rows]
+    """Add the columns of a table of lesions to rows."""
+    more = {row['lesion']: row for row in _records(table)}
+    return [row | more[row['lesion']] for row in rows]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the lines of a table; what is not known is None."""
+    known = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in known.to_dict('records')]
 
 
 class _NoiseInput(BaseInterfaceInputSpec):
@@ -284,4 +292,76 @@ class FindCandidates(NodeInterface):
                     geometry.displacement_mm(to_previous, rigid, points).mean()
                 ),
             },
+        }
+
+
+class _TrackLesionsInput(BaseInterfaceInputSpec):
+    labels = InputMultiObject(
+        File(exists=True), mandatory=True, desc='lesion instances of each visit, in order of time'
+    )
+    years = traits.List(
+        traits.Float(), mandatory=True, desc='from each visit to the next; 0 if not known'
+    )
+
+
+class _TrackLesionsOutput(TraitedSpec):
+    classes = File(exists=True, desc='class images of all pairs, along the fourth axis')
+    rows = traits.List(traits.List(traits.Dict()), desc='changes of each pair')
+    measures = traits.List(traits.Dict(), desc='of each pair')
+
+
+class TrackLesions(NodeInterface):
+    """What became of every lesion from visit to visit; see `msapp.lesions.change`.
+
+    The class images are one file, since the paths in a list of files do not move with the work
+    folder. `TakePair` takes one of them out.
+    """
+
+    input_spec, output_spec = _TrackLesionsInput, _TrackLesionsOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.imaging import geometry
+        from msapp.lesions.change import track_lesions
+
+        grid = load(self.inputs.labels[0])
+        found = track_lesions(
+            [label_array(path) for path in self.inputs.labels],
+            geometry.voxel_volume_mm3(grid),
+            years=[years or math.nan for years in self.inputs.years],
+        )
+        classes = np.stack([pair.classes for pair in found.comparisons], axis=-1)
+        return {
+            'classes': save(classes, grid, folder / 'classes.nii.gz'),
+            'rows': [_records(pair.table()) for pair in found.comparisons],
+            'measures': [pair.measures() for pair in found.comparisons],
+        }
+
+
+class _TakePairInput(BaseInterfaceInputSpec):
+    classes = File(exists=True, mandatory=True)
+    rows = traits.List(traits.List(traits.Dict()), mandatory=True)
+    measures = traits.List(traits.Dict(), mandatory=True)
+    index = traits.Int(mandatory=True, desc='number of the pair, from 0')
+
+
+class _TakePairOutput(TraitedSpec):
+    classes = File(exists=True)
+    rows = traits.List(traits.Dict())
+    measures = traits.Dict()
+
+
+class TakePair(NodeInterface):
+    """What `TrackLesions` found for one pair of visits."""
+
+    input_spec, output_spec = _TakePairInput, _TakePairOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        index, grid = self.inputs.index, load(self.inputs.classes)
+        classes = np.asanyarray(grid.dataobj)[..., index]
+        return {
+            'classes': save(classes, grid, folder / 'classes.nii.gz'),
+            'rows': self.inputs.rows[index],
+            'measures': self.inputs.measures[index],
         }

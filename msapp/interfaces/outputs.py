@@ -64,21 +64,21 @@ class SaveTransform(NodeInterface):
 
 
 class _SaveTableInput(SinkInput):
-    kind = traits.Enum('lesions', 'changes', mandatory=True)
+    kind = traits.Enum('lesions', 'changes', 'candidates', mandatory=True)
     rows = traits.List(traits.Dict(), mandatory=True)
     common = traits.Dict(mandatory=True, desc='columns that all rows share')
 
 
 class SaveTable(NodeInterface):
-    """Write a table of lesions or changes with its data dictionary."""
+    """Write a table of lesions, changes or candidates with its data dictionary."""
 
     input_spec, output_spec = _SaveTableInput, SinkOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.stats import columns, tables
+        from msapp.stats import tables
 
-        dictionary = {'lesions': columns.LESIONS, 'changes': columns.CHANGES}[self.inputs.kind]
+        dictionary = tables.GROUP_TABLES[self.inputs.kind]
         target = Path(self.inputs.output_dir) / self.inputs.name
         unknown = dict.fromkeys(dictionary)
         rows = [{**unknown, **self.inputs.common, **row} for row in self.inputs.rows]
@@ -130,6 +130,7 @@ class _SaveSummaryInput(SinkInput):
     extraction = traits.Dict()
     noise = traits.Dict()
     lesions = traits.Dict()
+    changes = traits.Dict()
     candidates = traits.Dict()
     alignment_T1w = traits.Dict()  # noqa: N815 (BIDS names of contrasts)
     alignment_T2w = traits.Dict()  # noqa: N815
@@ -141,6 +142,7 @@ MEASURES = (
     'extraction',
     'noise',
     'lesions',
+    'changes',
     'candidates',
     'alignment_T1w',
     'alignment_T2w',

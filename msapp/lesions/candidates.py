@@ -138,7 +138,7 @@ def measure_candidates(
     affine: np.ndarray,
     to_mni: np.ndarray,
 ) -> list[dict[str, float]]:
-    """Make the rows of the changes table, one a candidate, without the visit's columns.
+    """Make the rows of the table of candidates, one a candidate, without the visit's columns.
 
     Parameters
     ----------

@@ -68,6 +68,8 @@ CLASSES = {
     'split': 7,
     'unconfirmed': 8,
 }
+# Those that a visit's summary counts.
+COUNTED = ('new', 'enlarged', 'shrunken', 'resolved', 'unconfirmed')
 
 # Share of the smaller lesion that both must have in common. A tenth makes a lesion found in
 # animaSegPerfAnalyzer (MSSEG 2016) and in ivadomed.
@@ -186,6 +188,24 @@ class Comparison:
             for name in CHANGE_COLUMNS
         }
         return pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)).astype(kinds)
+
+    def measures(self) -> dict[str, float]:
+        """Return how many changes there are of each of `COUNTED`, and their volumes, ml.
+
+        Of what is seen at one visit only that is its volume there, as ``new_lesion_volume_ml``; of
+        enlarged and shrunken lesions the difference, as ``enlarged_lesion_change_ml``.
+        """
+        found: dict[str, float] = {}
+        for kind in COUNTED:
+            changes = [change for change in self.changes if change.kind == kind]
+            found[f'{kind}_lesion_count'] = len(changes)
+            if kind in ('enlarged', 'shrunken'):
+                differences = [change.change_ml for change in changes]
+                found[f'{kind}_lesion_change_ml'] = float(sum(differences))
+            else:
+                volumes = [change.volume_before_ml + change.volume_after_ml for change in changes]
+                found[f'{kind}_lesion_volume_ml'] = float(sum(volumes))
+        return found
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,20 @@ convention, which the figure states.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from msapp.lesions.change import CLASSES
 from msapp.reports.canvas import (
     BRAIN_COLOUR,
     CANDIDATE_COLOUR,
     EDGE_COLOUR,
-    GAP,
-    INK,
     LESION_COLOUR,
+    NEW_COLOUR,
     Rows,
-    Slice,
     bounding_box,
     check_shapes,
     layout,
@@ -31,23 +30,19 @@ from msapp.reports.canvas import (
     new_sheet,
     outline,
     place,
-    plane,
     save,
     scale,
-    write,
 )
 from msapp.reports.interactive import viewer
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 __all__ = [
     'BRAIN_COLOUR',
     'CANDIDATE_COLOUR',
     'CERTAINTY_STYLES',
+    'CHANGE_COLOURS',
     'LESION_COLOUR',
     'ZONE_COLOURS',
-    'candidates_panel',
+    'change_map',
     'checkerboard',
     'flicker',
     'mosaic',
@@ -72,9 +67,19 @@ CERTAINTY_STYLES = {
     'unsure': ('#ffd23f', 'unsure lesion'),
     'doubtful': ('#ff4fd8', 'doubtful, not counted'),
 }
-CROP_MM = 60  # side of a candidate's picture
-CAPTION_VOXELS = 9  # room above each row of the panel
-PLANE_GAP = 2 * GAP  # between the three planes of a row
+# Of `msapp.lesions.change.CLASSES`; what asks for a look is drawn last, over the rest.
+CHANGE_COLOURS = {
+    'stable': '#c8ccd2',
+    'unconfirmed': '#9d7bff',
+    'merged': '#b3e06b',
+    'split': '#ffe08a',
+    'shrunken': '#4dd2ff',
+    'enlarged': '#ffb000',
+    'resolved': '#39d98a',
+    'new': NEW_COLOUR,
+}
+# Changes without event: no slice is chosen for them while there are others.
+QUIET_CHANGES = ('stable', 'unconfirmed')
 
 
 def mosaic(
@@ -85,6 +90,7 @@ def mosaic(
     contours: Sequence[Contour] = (),
     title: str,
     slices: Slices = 'brain',
+    focus: np.ndarray | None = None,
     affine: np.ndarray | None = None,
 ) -> Path:
     """Draw 21 axial, 7 coronal and 6 sagittal slices, with outlines of masks.
@@ -104,6 +110,8 @@ def mosaic(
     slices : {'brain', 'area'}
         ``'brain'``: evenly through the brain; ``'area'``: the slices in which the masks of
         ``contours`` cover most area.
+    focus : (I, J, K) ndarray of bool, optional
+        With ``'area'``: the mask that counts instead of those of ``contours``.
     affine : (4, 4) ndarray, optional
         Voxel to mm of the grid (diagonal); slices are then labelled in mm.
 
@@ -113,8 +121,7 @@ def mosaic(
         ``out``.
     """
     check_shapes(brain_mask, image, *(mask for mask, _, _ in contours))
-    focus = None
-    if slices == 'area' and contours:
+    if slices == 'area' and contours and focus is None:
         focus = np.logical_or.reduce([np.asarray(mask, bool) for mask, _, _ in contours])
     rows = layout(brain_mask, ((2, 3, 7), (1, 1, 7), (0, 1, 6)), focus)
     box = bounding_box(brain_mask)
@@ -126,6 +133,50 @@ def mosaic(
     letters(axes, cells, affine)
     legend(figure, [(colour, label) for _, colour, label in contours])
     return save(figure, out)
+
+
+def change_map(
+    image: np.ndarray,
+    classes: np.ndarray,
+    out: Path,
+    *,
+    brain_mask: np.ndarray,
+    title: str,
+    affine: np.ndarray | None = None,
+) -> Path:
+    """Draw lesions outlined by what became of them since the visit before.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray of float
+        FLAIR of the later visit.
+    classes : (I, J, K) ndarray of int
+        Of `msapp.lesions.change.Comparison`.
+    out : Path
+        PNG to write.
+    brain_mask : (I, J, K) ndarray of bool
+        Sets the window and the crop.
+    title : str
+    affine : (4, 4) ndarray, optional
+        As in `mosaic`.
+
+    Returns
+    -------
+    Path
+    """
+    contours = [(classes == CLASSES[name], colour, name) for name, colour in CHANGE_COLOURS.items()]
+    quiet = [CLASSES[name] for name in QUIET_CHANGES]
+    events = (classes > 0) & ~np.isin(classes, quiet)
+    return mosaic(
+        image,
+        out,
+        brain_mask=brain_mask,
+        contours=contours,
+        title=title,
+        slices='area',
+        focus=events if events.any() else classes > 0,
+        affine=affine,
+    )
 
 
 def _edges(image: np.ndarray, brain_mask: np.ndarray, rows: Rows) -> np.ndarray:
@@ -243,129 +294,3 @@ def flicker(
         letters(axes, cells, affine)
         save(figure, out)
     return out_first, out_second
-
-
-def _crops(volume: np.ndarray, centre: tuple[int, int, int]) -> list[np.ndarray]:
-    """Cut an axial, a coronal and a sagittal square around ``centre``; zeros off the grid."""
-    half = CROP_MM // 2
-    block = np.zeros((CROP_MM,) * 3, np.float32)
-    source, target = [], []
-    for middle, size in zip(centre, volume.shape, strict=True):
-        start, stop = max(0, middle - half), min(size, middle - half + CROP_MM)
-        source.append(slice(start, stop))
-        target.append(slice(start - middle + half, stop - middle + half))
-    block[tuple(target)] = volume[tuple(source)]
-    return [plane(block, Slice(axis, half)) for axis in (2, 1, 0)]
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float, np.number)) else float('nan')
-
-
-def _caption(row: Mapping[str, Any] | None, number: int, volume_mm3: int) -> str:
-    """Title of one candidate; position in mm where the table has it."""
-    text = f'Candidate {number}: {volume_mm3} mm³'
-    if row is None:
-        return text
-    for space, name in (('individual', 'individual'), ('mni', 'MNI')):
-        values = [_number(row.get(f'{axis}_{space}_mm')) for axis in 'xyz']
-        if np.isfinite(values).all():
-            places = ', '.join(f'{a} {v:+.0f}' for a, v in zip('xyz', values, strict=True))
-            text += f'   {name} space {places} mm'
-    return text
-
-
-def _panel(
-    volumes: tuple[np.ndarray, np.ndarray], labels: np.ndarray, shown: Sequence[int]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Put the crops of the candidates side by side; return the picture and the outlines."""
-    from scipy.ndimage import find_objects
-
-    boxes = find_objects(labels.astype(np.int32))
-    step, pair = CROP_MM + CAPTION_VOXELS, 2 * CROP_MM + GAP
-    width = 3 * pair + 2 * PLANE_GAP
-    canvas = np.zeros((max(len(shown), 1) * step, width), np.float32)
-    lines = np.zeros_like(canvas)
-    for row, number in enumerate(shown):
-        i, j, k = ((part.start + part.stop - 1) // 2 for part in boxes[number - 1])
-        below = slice(row * step + CAPTION_VOXELS, (row + 1) * step)
-        before, now, numbers = (_crops(volume, (i, j, k)) for volume in (*volumes, labels))
-        for column in range(3):
-            left = column * (pair + PLANE_GAP)
-            right = left + CROP_MM + GAP
-            canvas[below, left : left + CROP_MM] = before[column]
-            canvas[below, right : right + CROP_MM] = now[column]
-            lines[below, right : right + CROP_MM] = numbers[column] == number
-    return canvas, lines
-
-
-def _label_row(axes: Axes, top: float, text: str, names: tuple[str, str]) -> None:
-    """Write the title of a candidate, the visit of each picture and its sides."""
-    planes = (('axial', 'RL'), ('coronal', 'RL'), ('sagittal', 'AP'))
-    top += CAPTION_VOXELS
-    for column, (title, sides) in enumerate(planes):
-        for half in (0, 1):
-            left = column * (2 * CROP_MM + GAP + PLANE_GAP) + half * (CROP_MM + GAP) + 1
-            middle, bottom = top + CROP_MM / 2, top + CROP_MM - 1.5
-            write(axes, left, middle, sides[0], va='center')
-            write(axes, left + CROP_MM - 3, middle, sides[1], va='center', ha='right')
-            write(axes, left, bottom, f'{title}, {names[half]}', va='bottom')
-    write(axes, 0.5, top - 1.5, text, va='bottom', fontsize=11, weight='bold')
-
-
-def candidates_panel(
-    previous: np.ndarray,
-    current: np.ndarray,
-    labels: np.ndarray,
-    out: Path,
-    *,
-    brain_mask: np.ndarray,
-    table: Sequence[Mapping[str, Any]] = (),
-    max_rows: int = 8,
-    names: tuple[str, str] = ('before', 'now'),
-) -> Path:
-    """Draw the largest candidates: three planes, before and now, 60 mm wide.
-
-    Parameters
-    ----------
-    previous, current : (I, J, K) ndarray of float
-        The FLAIR of the visit before and of this one, intensity-matched: both are drawn in
-        the window of ``current``.
-    labels : (I, J, K) ndarray of int
-        Candidate number, 0 outside; drawn as a thin outline on the current visit only.
-    out : Path
-        PNG to write.
-    brain_mask : (I, J, K) ndarray of bool
-        Sets the window.
-    table : sequence of mapping
-        Rows of the changes table; their positions go into the titles.
-    max_rows : int
-        Candidates shown, largest first.
-    names : tuple of str
-        Names of the two visits.
-
-    Returns
-    -------
-    Path
-    """
-    check_shapes(brain_mask, previous, current, labels)
-    counts = np.bincount(labels.astype(np.int64).ravel())
-    order = [int(n) for n in np.argsort(-counts, kind='stable') if n > 0 and counts[n] > 0]
-    shown = order[:max_rows]
-    volumes = (
-        scale(previous, brain_mask, like=current),
-        scale(current, brain_mask),
-    )
-    canvas, lines = _panel(volumes, labels, shown)
-    title = f'Candidates since the visit before: {len(shown)} of {len(order)}, largest first'
-    note = f'Pairs: {names[0]} | {names[1]} (outlined). Not confirmed lesions'
-    figure, axes, _ = new_sheet(canvas, title, note)
-    outline(axes, lines, CANDIDATE_COLOUR, width=0.9)
-    rows = {int(row['candidate']): row for row in table}
-    for place_in_panel, number in enumerate(shown):
-        text = _caption(rows.get(number), number, int(counts[number]))
-        _label_row(axes, place_in_panel * (CROP_MM + CAPTION_VOXELS), text, names)
-    if not shown:
-        middle = canvas.shape[1] / 2, canvas.shape[0] / 2
-        axes.text(*middle, 'No candidate was found.', color=INK, ha='center', fontsize=16)
-    return save(figure, out)

@@ -6,8 +6,9 @@ there: after a failure it says what was not made.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.reports.html import png_data_uri, trusted, write_page
-from msapp.stats.columns import CHANGES, LESIONS, VISITS, Columns
+from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, VISITS, Columns
 from msapp.stats.tables import read_table
 
 # What a reader asks first comes first; how well it was measured follows.
@@ -26,6 +27,17 @@ _FIRST = (
     'lesion_count',
     'lesion_volume_ml',
     'largest_lesion_ml',
+    'lesions_since_session',
+    'new_lesion_count',
+    'new_lesion_volume_ml',
+    'enlarged_lesion_count',
+    'enlarged_lesion_change_ml',
+    'shrunken_lesion_count',
+    'shrunken_lesion_change_ml',
+    'resolved_lesion_count',
+    'resolved_lesion_volume_ml',
+    'unconfirmed_lesion_count',
+    'unconfirmed_lesion_volume_ml',
     'candidate_count',
     'candidate_volume_ml',
     'brain_volume_ml',
@@ -34,11 +46,13 @@ _FIRST = (
 _HIDDEN = ('participant_id', 'session_id')
 SUMMARY_ROWS = (*_FIRST, *(name for name in VISITS if name not in (*_FIRST, *_HIDDEN)))
 LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
-CHANGE_COLUMNS = tuple(
-    name
-    for name in CHANGES
-    if name not in (*_HIDDEN, 'since_session', 'interval_days') and not name.startswith('patch_')
+_HIDDEN_OF_PAIR = (*_HIDDEN, 'since_session', 'interval_days')
+CHANGE_COLUMNS = tuple(name for name in CHANGES if name not in _HIDDEN_OF_PAIR)
+CANDIDATE_COLUMNS = tuple(
+    name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
+# What a reader asks of lesions first; stable ones are folded away.
+KINDS_IN_ORDER = ('new', 'resolved', 'enlarged', 'shrunken', 'split', 'merged', 'unconfirmed')
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class ParticipantReport:
     visits: tuple[VisitSection, ...]
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    change_cautions: tuple[str, ...] = ()
     methods_html: str = ''
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -88,6 +103,18 @@ class TableView:
 
 
 @dataclass(frozen=True)
+class ChangesView:
+    """What became of lesions since ``since``; stable ones have a table of their own."""
+
+    since: str
+    counts: str
+    panel: FigureView
+    map: FigureView
+    table: TableView
+    stable: TableView
+
+
+@dataclass(frozen=True)
 class PairView:
     """A visit and the one before."""
 
@@ -111,6 +138,7 @@ class VisitView:
     viewer: str | None
     quality: tuple[FigureView, ...]
     mosaics: tuple[FigureView, ...]
+    changes: ChangesView | None
     pair: PairView | None
 
 
@@ -132,6 +160,11 @@ CAPTIONS = {
     'anatomy. Lesions cannot be trusted where you could not see them yourself.',
     'before': 'Lesions that appear or grow blink; anatomy that stands still is well aligned. '
     'Distrust the candidates where the whole head moves or its brightness jumps.',
+    'changemap': 'Lesions outlined by what became of them, on this visit; resolved ones where the '
+    'visit before shows them. Believe a change only if you see it in both pictures above.',
+    'newlesions': 'Each pair shows the visit before and this one in the same window, aligned. '
+    'Believe a new lesion only if it is bright now and was not before, and if its surroundings '
+    'agree.',
     'visits': 'Tiles alternate between the visits: structures should run on across them. '
     'Distrust the candidates near any step.',
     'candidates': 'Each pair shows the visit before and this one in the same window. Believe a '
@@ -245,7 +278,33 @@ def _pair(files: _Files, since: str) -> PairView:
             files.figure('visits', 'FLAIR', f'Alignment with {since}'),
         ),
         mosaic=files.figure('candidatemosaic', 'FLAIR', 'All candidates'),
-        table=files.table('changes', CHANGES, CHANGE_COLUMNS),
+        table=files.table('candidates', CANDIDATES, CANDIDATE_COLUMNS),
+    )
+
+
+def _changes(files: _Files, summary: Mapping[str, Any] | None) -> ChangesView | None:
+    """Read what became of lesions; None where the summary says that they were not compared."""
+    since = (summary or {}).get('lesions_since_session')
+    if not isinstance(since, str):
+        return None
+    table = files.table('changes', CHANGES, CHANGE_COLUMNS)
+    stable = tuple(row for row in table.rows if row['kind'] == 'stable')
+    events = sorted(
+        (row for row in table.rows if row['kind'] in KINDS_IN_ORDER),
+        key=lambda row: (
+            KINDS_IN_ORDER.index(row['kind']),
+            -max(row['volume_before_ml'], row['volume_after_ml']),
+        ),
+    )
+    found = Counter(row['kind'] for row in table.rows)
+    counts = ', '.join(f'{found[kind]} {kind}' for kind in (*KINDS_IN_ORDER, 'stable'))
+    return ChangesView(
+        since=since,
+        counts=counts,
+        panel=files.figure('newlesions', 'FLAIR', 'New lesions, before and now'),
+        map=files.figure('changemap', 'FLAIR', 'What became of each lesion'),
+        table=replace(table, rows=tuple(events)),
+        stable=replace(table, rows=stable),
     )
 
 
@@ -287,6 +346,7 @@ def _visit(
             *_present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
         ),
         mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),
+        changes=_changes(files, summary),
         pair=_pair(files, since) if since is not None else None,
     )
 

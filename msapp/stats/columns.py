@@ -15,6 +15,12 @@ TEXT_COLUMNS = frozenset(
         'lesion_model',
         'location',
         'since_session',
+        'lesions_since_session',
+        'kind',
+        'identifiers_before',
+        'identifiers_after',
+        'labels_before',
+        'labels_after',
     }
 )
 
@@ -101,6 +107,26 @@ _PLACES = {
     'infratentorial': 'in brain stem or cerebellum',
 }
 
+# What became of lesions, as a visit's summary counts it; of old lesions the change is told.
+_OUTCOMES = {
+    'new': ('volume', 'Volume at this visit of lesions that are new'),
+    'enlarged': ('change', 'Volume gained by lesions that are enlarged'),
+    'shrunken': ('change', 'Volume lost, as a number below 0, by lesions that are shrunken'),
+    'resolved': ('volume', 'Volume at the visit before of lesions that are resolved'),
+    'unconfirmed': ('volume', 'Volume of lesions that one of the two visits shows without support'),
+}
+
+
+def _outcome(kind: str) -> dict[str, Column]:
+    measure, text = _OUTCOMES[kind]
+    since = 'since the visit before with lesions; n/a where not compared.'
+    source = 'column kind of the changes; lesions that overlap between the visits count once'
+    return {
+        f'{kind}_lesion_count': _column(f'Number of {kind} lesions {since}', 'count', source),
+        f'{kind}_lesion_{measure}_ml': _column(f'{text}, {since}', 'mL', source),
+    }
+
+
 VISITS: dict[str, Column] = {
     **_PARTICIPANT,
     'acq_time': _column('Date and time of the scan.', source='scans.tsv, sessions.tsv or JSON'),
@@ -167,6 +193,12 @@ VISITS: dict[str, Column] = {
         'arbitrary',
         'aligned and intensity-matched FLAIR images',
     ),
+    'lesions_since_session': _column(
+        'The visit before with lesions found on FLAIR, with whose lesions those of this visit were '
+        'compared; n/a where there is none.',
+        source='order of acq_time, else of the session labels',
+    ),
+    **{name: entry for kind in _OUTCOMES for name, entry in _outcome(kind).items()},
     'candidate_count': _column(
         'Number of candidate new or enlarged lesions since the visit before (not confirmed).',
         'count',
@@ -247,7 +279,61 @@ LESIONS: dict[str, Column] = {
     },
 }
 
+_INSTANCES = 'voxels of 1 mm^3, lesion instances of both visits, individual space'
+_RATE = 'acq_time of the two visits, years of 365.25 days'
+
 CHANGES: dict[str, Column] = {
+    **_PARTICIPANT,
+    **_INTERVAL,
+    'kind': _column(
+        'What became of a lesion, or of a group of lesions that overlap between the visits: new, '
+        'enlarged, stable, shrunken, resolved, merged, split; unconfirmed is what one visit alone '
+        'shows without support.',
+        source='30 % and 12 mm^3 of change, at least 6 mm^3: spinalcordtoolbox issue 4786, Anima',
+    ),
+    'identifiers_before': _column(
+        'Numbers of the lesions at the visit before, the same at all visits, largest first, '
+        'separated by commas.',
+        source='links between the lesion instances of consecutive visits',
+    ),
+    'identifiers_after': _column(
+        'The same at this visit.', source='links between the lesion instances of consecutive visits'
+    ),
+    'labels_before': _column(
+        'Their numbers in the instance image of the visit before, in the same order.',
+        source='instance label',
+    ),
+    'labels_after': _column(
+        'Their numbers in the instance image of this visit, in the same order.',
+        source='instance label',
+    ),
+    'volume_before_ml': _column('Their volume at the visit before.', 'mL', _INSTANCES),
+    'volume_after_ml': _column('Their volume at this visit.', 'mL', _INSTANCES),
+    'change_ml': _column('Volume at this visit less that at the visit before.', 'mL', _INSTANCES),
+    'change_percent': _column(
+        'The same in percent of the volume at the visit before; n/a for new lesions.',
+        '%',
+        _INSTANCES,
+    ),
+    'change_ml_per_year': _column(
+        'Change of volume by years between the visits; n/a without acq_time.', 'mL/year', _RATE
+    ),
+    'change_percent_per_year': _column(
+        'Change in percent by years between the visits; n/a for new lesions and without acq_time.',
+        '%/year',
+        _RATE,
+    ),
+    'overlap': _column(
+        'Dice overlap of the lesions of both visits.', 'arbitrary', '0 to 1, instance images'
+    ),
+    'new_part_ml': _column(
+        'Growth of old lesions so large that it counts as a new lesion attached to them, else 0.',
+        'mL',
+        'more than half of what stays and more than 12 mm^3: animaLesionEvolutionDetection, Anima',
+    ),
+}
+
+CANDIDATES: dict[str, Column] = {
     **_PARTICIPANT,
     **_INTERVAL,
     'candidate': _column('Number of the candidate in its image.', 'count', 'instance label'),

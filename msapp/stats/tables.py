@@ -18,11 +18,24 @@ import pandas as pd
 
 from msapp.errors import InputError, InternalError
 from msapp.files import write_atomic
-from msapp.stats.columns import CHANGES, LESIONS, TEXT_COLUMNS, VISITS, Columns
+from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, TEXT_COLUMNS, VISITS, Columns
 
 MISSING = 'n/a'
 # Six significant digits keep 0.001 ml in a brain of 1,500 ml and 0.001 mm in a head.
 SIGNIFICANT_DIGITS = 6
+# The tables of a study, by the name of their file.
+GROUP_TABLES: dict[str, Columns] = {
+    'visits': VISITS,
+    'lesions': LESIONS,
+    'changes': CHANGES,
+    'candidates': CANDIDATES,
+}
+# The tables that a visit has where its summary has this measure.
+DUE = {
+    'lesions': 'lesion_count',
+    'changes': 'new_lesion_count',
+    'candidates': 'candidate_count',
+}
 
 
 @dataclass(frozen=True)
@@ -32,6 +45,7 @@ class GroupTables:
     visits: pd.DataFrame
     lesions: pd.DataFrame
     changes: pd.DataFrame
+    candidates: pd.DataFrame
     problems: tuple[str, ...]
 
 
@@ -67,7 +81,7 @@ def write_table(path: Path, rows: Sequence[Mapping[str, Any]], columns: Columns)
     rows : sequence of mapping
         One mapping a line, with exactly the keys of ``columns``.
     columns : mapping
-        The data dictionary: `VISITS`, `LESIONS`, `CHANGES` or one of their form.
+        The data dictionary, as those in `msapp.stats.columns`.
 
     Raises
     ------
@@ -168,7 +182,7 @@ def _visit_folders(participant_dir: Path) -> list[Path]:
 def _collect_visit(
     folder: Path, participant: str, frames: dict[str, list[pd.DataFrame]], problems: list[str]
 ) -> None:
-    """Add the three tables of one visit to ``frames``."""
+    """Add the tables of one visit to ``frames``."""
     session = folder.parent.name if folder.parent.name.startswith('ses-') else None
     stem = f'{participant}_{session}' if session else participant
     summary = _load(folder / f'{stem}_desc-summary_stats.tsv', VISITS, participant, problems)
@@ -181,13 +195,11 @@ def _collect_visit(
     if summary is None:
         return
     frames['visits'].append(summary)
-    expected: list[tuple[str, Columns]] = []
-    if pd.notna(summary['lesion_count'].iloc[0]):
-        expected.append(('lesions', LESIONS))
-    if pd.notna(summary['candidate_count'].iloc[0]):
-        expected.append(('changes', CHANGES))
-    for name, columns in expected:
-        table = _load(folder / f'{stem}_desc-{name}_stats.tsv', columns, participant, problems)
+    for name, measure in DUE.items():
+        if pd.isna(summary[measure].iloc[0]):
+            continue
+        path = folder / f'{stem}_desc-{name}_stats.tsv'
+        table = _load(path, GROUP_TABLES[name], participant, problems)
         if table is not None:
             frames[name].append(table)
 
@@ -205,7 +217,7 @@ def collect_group(output_dir: Path) -> GroupTables:
     GroupTables
         A table that is absent or broken gives a sentence in ``problems``, never an exception.
     """
-    frames: dict[str, list[pd.DataFrame]] = {'visits': [], 'lesions': [], 'changes': []}
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in GROUP_TABLES}
     problems: list[str] = []
     participants = sorted(path for path in output_dir.glob('sub-*') if path.is_dir())
     if not participants:
@@ -215,18 +227,14 @@ def collect_group(output_dir: Path) -> GroupTables:
     for participant_dir in participants:
         for folder in _visit_folders(participant_dir):
             _collect_visit(folder, participant_dir.name, frames, problems)
-    return GroupTables(
-        visits=_stack(frames['visits'], VISITS),
-        lesions=_stack(frames['lesions'], LESIONS),
-        changes=_stack(frames['changes'], CHANGES),
-        problems=tuple(problems),
-    )
+    stacked = {name: _stack(frames[name], columns) for name, columns in GROUP_TABLES.items()}
+    return GroupTables(**stacked, problems=tuple(problems))
 
 
 def write_group_tables(output_dir: Path, tables: GroupTables) -> tuple[Path, ...]:
-    """Write ``group_desc-{visits,lesions,changes}_stats.tsv`` with their dictionaries."""
+    """Write ``group_desc-*_stats.tsv`` of `GROUP_TABLES` with their dictionaries."""
     paths = []
-    for name, columns in (('visits', VISITS), ('lesions', LESIONS), ('changes', CHANGES)):
+    for name, columns in GROUP_TABLES.items():
         frame: pd.DataFrame = getattr(tables, name)
         rows = [{str(key): value for key, value in row.items()} for row in frame.to_dict('records')]
         path = output_dir / f'group_desc-{name}_stats.tsv'

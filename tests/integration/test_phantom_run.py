@@ -83,8 +83,10 @@ def expected_files(
         pictures += [f'_space-{space}_label-L_mask' for space in ('orig', 'individual', MNI)]
         labelled, tables = ['_space-individual_desc-lesions_dseg'], ['summary', 'lesions']
         if session == 'ses-2':
-            labelled.append('_space-individual_desc-candidatessince1_dseg')
-            tables.append('changes')
+            labelled += [
+                f'_space-individual_desc-{name}_dseg' for name in ('candidatessince1', 'change')
+            ]
+            tables += ['candidates', 'changes']
             pictures += [
                 f'_space-{space}_label-newcandidate_desc-since1_mask'
                 for space in ('orig', 'individual')
@@ -265,7 +267,7 @@ def test_candidates_touch_half_of_the_large_new_lesions(processed):
     ('kind', 'column', 'description', 'sessions'),
     [
         ('lesions', 'lesion', 'lesions', ('ses-1', 'ses-2')),
-        ('changes', 'candidate', 'candidatessince1', ('ses-2',)),
+        ('candidates', 'candidate', 'candidatessince1', ('ses-2',)),
     ],
 )
 def test_tables_have_a_row_of_the_right_volume_for_every_label(
@@ -287,6 +289,8 @@ def test_tables_have_a_row_of_the_right_volume_for_every_label(
 def test_masks_hold_the_same_voxels_as_the_labels(processed):
     for labels in processed.out.glob('sub-*/ses-*/anat/*_dseg.nii.gz'):
         visit = '_'.join(labels.name.split('_')[:2])
+        if 'desc-change_' in labels.name:
+            continue
         name = 'label-L' if 'desc-lesions' in labels.name else 'label-newcandidate_desc-since1'
         mask = array(labels.parent / f'{visit}_space-individual_{name}_mask.nii.gz')
         np.testing.assert_array_equal(array(labels) > 0, mask > 0)
@@ -305,10 +309,43 @@ def test_the_summary_adds_up_the_other_tables(processed):
         if session == 'ses-1':
             assert pd.isna(summary['candidate_count'])
             continue
+        candidates = read(Path(f'{prefix}_desc-candidates_stats.tsv'))
+        volume_ml = candidates['volume_mm3'].sum() / 1000
+        assert summary['since_session'] == summary['lesions_since_session'] == 'ses-1'
+        assert summary['candidate_count'] == len(candidates)
+        assert summary['candidate_volume_ml'] == pytest.approx(volume_ml)
         changes = read(Path(f'{prefix}_desc-changes_stats.tsv'))
-        assert summary['since_session'] == 'ses-1'
-        assert summary['candidate_count'] == len(changes)
-        assert summary['candidate_volume_ml'] == pytest.approx(changes['volume_mm3'].sum() / 1000)
+        for kind in ('new', 'enlarged', 'shrunken', 'resolved', 'unconfirmed'):
+            assert summary[f'{kind}_lesion_count'] == (changes['kind'] == kind).sum()
+
+
+def test_changes_account_for_every_lesion_of_both_visits(processed):
+    for participant in ('sub-01', 'sub-02'):
+        changes = read(Path(f'{stem(processed.out, participant, "ses-2")}_desc-changes_stats.tsv'))
+        for session, side in (('ses-1', 'before'), ('ses-2', 'after')):
+            lesions = read(
+                Path(f'{stem(processed.out, participant, session)}_desc-lesions_stats.tsv')
+            )
+            named = changes[f'labels_{side}'].dropna().astype(str).str.split(',').explode()
+            assert sorted(map(int, map(float, named))) == lesions['lesion'].tolist()
+            volume_ml = changes[f'volume_{side}_ml'].sum()
+            assert volume_ml == pytest.approx(lesions['volume_mm3'].sum() / 1000, rel=1e-4)
+        assert changes['change_ml_per_year'].notna().all()  # the phantom has times
+
+
+def test_the_change_image_shows_the_lesions_of_this_visit_and_what_resolved(processed):
+    for participant in ('sub-01', 'sub-02'):
+        before, now = (stem(processed.out, participant, name) for name in ('ses-1', 'ses-2'))
+        name = '_space-individual_label-L_mask.nii.gz'
+        classes = array(Path(f'{now}_space-individual_desc-change_dseg.nii.gz'))
+        later = array(Path(now + name)) > 0
+        assert classes[later].all()
+        assert not classes[~later & (array(Path(before + name)) == 0)].any()
+        lookup = read(Path(f'{now}_space-individual_desc-change_dseg.tsv')).set_index('name')
+        assert set(np.unique(classes)) <= set(lookup['index'])
+        table = read(Path(f'{now}_desc-changes_stats.tsv'))
+        new_ml = table.loc[table['kind'] == 'new', 'volume_after_ml'].sum()
+        assert (classes == lookup.loc['new', 'index']).sum() / 1000 == pytest.approx(new_ml)
 
 
 def test_the_interval_is_that_of_the_sessions_table(processed):
@@ -326,17 +363,18 @@ def test_group_tables_hold_every_visit_and_every_row(processed):
     visits = read(processed.out / 'group_desc-visits_stats.tsv')
     found = list(zip(visits['participant_id'], visits['session_id'], strict=True))
     assert found == list(processed.visits)
-    for kind in ('lesions', 'changes'):
+    for kind in ('lesions', 'changes', 'candidates'):
         group = read(processed.out / f'group_desc-{kind}_stats.tsv')
         single = sorted(processed.out.glob(f'sub-*/ses-*/anat/*_desc-{kind}_stats.tsv'))
         rows = pd.concat([read(path) for path in single], ignore_index=True)
         assert len(group) == len(rows) > 0
-        np.testing.assert_allclose(group['volume_mm3'], rows['volume_mm3'])
+        volume = 'volume_after_ml' if kind == 'changes' else 'volume_mm3'
+        np.testing.assert_allclose(group[volume], rows[volume])
 
 
 def test_every_column_has_a_description(processed):
     tables = [*processed.out.glob('*_stats.tsv'), *processed.out.glob('sub-*/**/*_stats.tsv')]
-    assert len(tables) == 3 + 4 + 4 + 2
+    assert len(tables) == 4 + 4 + 4 + 2 + 2
     for path in tables:
         dictionary = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
         assert list(read(path).columns) == list(dictionary)
@@ -368,6 +406,11 @@ def test_the_report_names_every_visit_and_image_and_warns_of_sloppiness(processe
                     agent = 'ce-gadolinium_' if contrast == 'ceT1w' else ''
                     assert f'{owner}_{session}_{agent}{SUFFIXES[contrast]}.nii.gz' in page
         assert '--sloppy' in page
+        assert 'are only as good as these' in page
+        assert (
+            f'{participant}_ses-2_desc-'
+            not in page.partition('Changes: ses-2')[2].partition('Candidates since')[0]
+        )  # no figure of the changes is missing
         assert 'not a medical device' in page
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from msapp.errors import InternalError
+from msapp.lesions.change import CLASSES
 from msapp.reports.canvas import (
     HEADER_PX,
     MAX_BYTES,
@@ -18,7 +19,15 @@ from msapp.reports.canvas import (
     plane,
     scale,
 )
-from msapp.reports.figures import candidates_panel, checkerboard, flicker, mosaic, viewer
+from msapp.reports.figures import (
+    CHANGE_COLOURS,
+    change_map,
+    checkerboard,
+    flicker,
+    mosaic,
+    viewer,
+)
+from msapp.reports.panels import NEW_LESIONS, regions_panel
 
 SHAPE = (40, 48, 36)
 RED = '#ff0000'
@@ -181,7 +190,7 @@ def test_candidates_are_shown_largest_first_and_outlined_on_the_current_visit_on
     labels[15:20, 20:25, 15:20] = 7
     labels[25:27, 20:22, 15:17] = 3
     table = [{'candidate': 7, 'x_individual_mm': -3.0, 'y_individual_mm': None}]
-    out = candidates_panel(
+    out = regions_panel(
         image, image, labels, tmp_path / 'c.png', brain_mask=brain, max_rows=1, table=table
     )
     picture = pixels(out)
@@ -194,8 +203,45 @@ def test_candidates_are_shown_largest_first_and_outlined_on_the_current_visit_on
 
 def test_no_candidate_is_said_and_not_an_error(tmp_path, image, brain):
     labels = np.zeros(SHAPE, np.int32)
-    out = candidates_panel(image, image, labels, tmp_path / 'c.png', brain_mask=brain)
+    out = regions_panel(image, image, labels, tmp_path / 'c.png', brain_mask=brain)
     assert pixels(out).max() > 200
+
+
+def test_both_visits_of_a_new_lesion_have_the_window_of_the_later_one(tmp_path, image, brain):
+    labels = np.zeros(SHAPE, np.int32)
+    labels[18:22, 22:26, 16:20] = 2
+    out = regions_panel(
+        np.full(SHAPE, 1e4, np.float32),  # far above the window
+        image,
+        labels,
+        tmp_path / 'n.png',
+        brain_mask=brain,
+        wording=NEW_LESIONS,
+        table=[{'identifier': 2}],
+    )
+    picture = pixels(out)
+    before, now = (picture[HEADER_PX:, start : start + 180] for start in (0, WIDTH_PX // 6 + 20))
+    assert np.median(before[before.shape[0] // 2]) == 255
+    assert np.median(now) < 255
+    assert not red(before).any()
+    assert red(now).any()
+
+
+def test_a_change_map_outlines_each_class_in_its_colour_where_something_happened(
+    tmp_path, image, brain
+):
+    assert set(CHANGE_COLOURS) == set(CLASSES)
+    classes = np.zeros(SHAPE, np.uint8)
+    classes[8:32, 8:40, 10] = CLASSES['stable']  # much larger, but no event
+    classes[16:24, 20:28, 24] = CLASSES['resolved']
+    one, two = (
+        change_map(image, shown, tmp_path / 'c.png', brain_mask=brain, title='')
+        and pixels(tmp_path / 'c.png')[200:]
+        for shown in (classes, np.where(classes == CLASSES['stable'], 0, classes))
+    )
+    green = np.array([0x39, 0xD9, 0x8A])
+    assert (np.abs(one - green).max(axis=-1) < 40).sum() > 50
+    assert (np.abs(two - green).max(axis=-1) < 40).sum() > 50
 
 
 def test_volumes_of_different_shape_are_refused(tmp_path, image, brain):

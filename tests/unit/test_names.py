@@ -29,6 +29,13 @@ KINDS = [
         },
         'ce-gadolinium_space-individual_desc-preproc_T1w.nii.gz',
     ),
+    *(
+        (
+            {'space': 'individual', 'desc': 'change', 'suffix': 'dseg', 'extension': extension},
+            f'space-individual_desc-change_dseg{extension}',
+        )
+        for extension in (NII, '.tsv')
+    ),
     (
         {'space': 'orig', 'desc': 'brain', 'suffix': 'mask', 'extension': NII},
         'space-orig_desc-brain_mask.nii.gz',
@@ -71,7 +78,7 @@ KINDS = [
     (transform('individual', MNI), f'from-individual_to-{MNI}_mode-image_xfm.txt'),
     *(
         ({'desc': kind, 'suffix': 'stats', 'extension': '.tsv'}, f'desc-{kind}_stats.tsv')
-        for kind in ('summary', 'lesions', 'changes')
+        for kind in ('summary', 'lesions', 'changes', 'candidates')
     ),
 ]
 

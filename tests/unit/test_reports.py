@@ -8,7 +8,7 @@ from PIL import Image
 from msapp.reports.group import days_since_first, outliers, robust_z, write_group_report
 from msapp.reports.html import show
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
-from msapp.stats.columns import CHANGES, LESIONS, VISITS
+from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, VISITS
 from msapp.stats.tables import collect_group, write_table
 
 ODD = '"><script>alert(1)</script>'
@@ -85,7 +85,7 @@ def test_a_report_of_nothing_says_so_in_each_section(tmp_path):
         'sub-01_ses-1_desc-brain_FLAIR.png',
         'sub-01_ses-2_desc-before_FLAIR.png',
         'sub-01_ses-2_desc-candidates_FLAIR.png',
-        'sub-01_ses-2_desc-changes_stats.tsv',
+        'sub-01_ses-2_desc-candidates_stats.tsv',
         'interactive viewer',
     ):
         assert re.search(rf'Not made:.*{re.escape(name)}', page), name
@@ -114,8 +114,8 @@ def test_missing_measures_read_not_measured_and_candidates_not_confirmed(tmp_pat
     folder, keys = summary(
         tmp_path, 'sub-01', 'ses-2', since_session='ses-1', lesion_volume_ml=3.21
     )
-    change = row(CHANGES, **keys, candidate=1, volume_mm3=54)
-    write_table(folder / 'sub-01_ses-2_desc-changes_stats.tsv', [change], CHANGES)
+    candidate = row(CANDIDATES, **keys, candidate=1, volume_mm3=54)
+    write_table(folder / 'sub-01_ses-2_desc-candidates_stats.tsv', [candidate], CANDIDATES)
     write_table(folder / 'sub-01_ses-2_desc-lesions_stats.tsv', [], LESIONS)
     page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
     assert '>3.21<' in page
@@ -124,6 +124,37 @@ def test_missing_measures_read_not_measured_and_candidates_not_confirmed(tmp_pat
     assert 'Changes: ses-2 since ses-1' in page
     assert 'No lesion was found.' in page
     assert 'Complete, without a warning' in page
+
+
+def test_new_and_resolved_lesions_come_first_and_stable_ones_are_folded_away(tmp_path):
+    folder, keys = summary(
+        tmp_path, 'sub-01', 'ses-2', lesions_since_session='ses-0', new_lesion_count=2
+    )
+    kinds = {'stable': 9.0, 'shrunken': 7.0, 'resolved': 6.0, 'new': 0.5}
+    volumes = [(kind, volume, '') for kind, volume in kinds.items()] + [('new', 0.75, '')]
+    changes = [
+        row(CHANGES, **keys, kind=kind, volume_before_ml=0.0, volume_after_ml=volume)
+        for kind, volume, _ in volumes
+    ]
+    write_table(folder / 'sub-01_ses-2_desc-changes_stats.tsv', changes, CHANGES)
+    page = page_of(
+        tmp_path, visits=(VisitSection('2', None, (FLAIR,)),), change_cautions=('only as good',)
+    )
+    shown = page[page.index('Changes: ses-2 since ses-0</h2>') :]
+    assert '<p class="note">only as good</p>' in shown
+    assert '2 new, 1 resolved, 0 enlarged, 1 shrunken, 0 split' in shown
+    cells = re.findall(r'>(new|resolved|shrunken|stable)</td>', shown)
+    assert cells == ['new', 'new', 'resolved', 'shrunken', 'stable']
+    assert shown.index('>0.750</td>') < shown.index('>0.500</td>')
+    assert shown.index('1 stable lesion</summary>') < shown.index('>stable</td>')
+    assert 'sub-01_ses-2_desc-newlesions_FLAIR.png' in shown
+    assert 'Candidates since' not in shown
+
+
+def test_a_visit_that_was_not_compared_has_no_changes(tmp_path):
+    summary(tmp_path, 'sub-01', 'ses-1')
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
+    assert 'desc-changemap' not in page
 
 
 def test_a_broken_table_is_told_in_its_place(tmp_path):

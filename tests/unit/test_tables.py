@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from msapp.errors import InputError, InternalError
-from msapp.stats.columns import CHANGES, LESIONS, TEXT_COLUMNS, VISITS
+from msapp.lesions.change import CHANGE_COLUMNS, Comparison
+from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, TEXT_COLUMNS, VISITS
 from msapp.stats.tables import (
     collect_group,
     read_table,
@@ -30,16 +31,29 @@ def visit_files(root, participant='sub-01', session='ses-1', **values):
     lesion = row(LESIONS, **keys, lesion=1, volume_mm3=2500)
     write_table(folder / f'{name}_desc-lesions_stats.tsv', [lesion], LESIONS)
     if 'since_session' in values:
-        write_table(folder / f'{name}_desc-changes_stats.tsv', [], CHANGES)
+        write_table(folder / f'{name}_desc-candidates_stats.tsv', [], CANDIDATES)
     return folder
 
 
-@pytest.mark.parametrize('columns', [VISITS, LESIONS, CHANGES])
+@pytest.mark.parametrize('columns', [VISITS, LESIONS, CHANGES, CANDIDATES])
 def test_every_measure_has_a_description_a_unit_and_a_source(columns):
     for name, entry in columns.items():
         assert entry['Description'].endswith('.')
         assert entry['Source']
         assert ('Units' in entry) == (name not in TEXT_COLUMNS), name
+
+
+def test_the_tables_have_the_columns_that_comparisons_give():
+    assert [name for name in CHANGES if name in CHANGE_COLUMNS] == list(CHANGE_COLUMNS)
+    assert set(CHANGES) - set(CHANGE_COLUMNS) <= set(CANDIDATES)  # what names a row
+    assert set(Comparison([], np.zeros((1, 1, 1), np.uint8)).measures()) <= set(VISITS)
+
+
+def test_identifiers_stay_text(tmp_path):
+    path = tmp_path / 'a_desc-changes_stats.tsv'
+    write_table(path, [row(CHANGES, identifiers_before='3,7', identifiers_after='3')], CHANGES)
+    back = read_table(path).iloc[0]
+    assert (back['identifiers_before'], back['identifiers_after']) == ('3,7', '3')
 
 
 def test_a_table_reads_back_as_written(tmp_path):
@@ -81,8 +95,8 @@ def test_labels_that_look_like_numbers_stay_text(tmp_path):
 
 def test_an_empty_table_has_its_header(tmp_path):
     path = tmp_path / 't.tsv'
-    write_table(path, [], CHANGES)
-    assert path.read_text() == '\t'.join(CHANGES) + '\n'
+    write_table(path, [], CANDIDATES)
+    assert path.read_text() == '\t'.join(CANDIDATES) + '\n'
     assert len(read_table(path)) == 0
 
 
@@ -104,7 +118,7 @@ def test_text_in_a_measure_is_refused_and_named(tmp_path):
         read_table(path)
 
 
-def test_a_group_holds_every_visit_and_no_changes_is_fine(tmp_path):
+def test_a_group_holds_every_visit_and_no_candidates_is_fine(tmp_path):
     visit_files(tmp_path)
     visit_files(tmp_path, session='ses-2', since_session='ses-1', candidate_count=0)
     visit_files(tmp_path, participant='sub-02', session=None)
@@ -113,9 +127,22 @@ def test_a_group_holds_every_visit_and_no_changes_is_fine(tmp_path):
     assert tables.visits['session_id'].tolist() == ['ses-1', 'ses-2', None]
     assert tables.visits['lesion_volume_ml'].dtype == float
     assert len(tables.lesions) == 3
-    assert list(tables.changes.columns) == list(CHANGES)
+    assert list(tables.candidates.columns) == list(CANDIDATES)
+    assert len(tables.candidates) == 0
+    assert tables.candidates['volume_mm3'].dtype == float
     assert len(tables.changes) == 0
-    assert tables.changes['volume_mm3'].dtype == float
+
+
+def test_changes_are_due_where_new_lesions_were_counted(tmp_path):
+    folder = visit_files(
+        tmp_path, session='ses-2', lesions_since_session='ses-1', new_lesion_count=0
+    )
+    assert 'desc-changes_stats.tsv: the table is missing' in collect_group(tmp_path).problems[0]
+    change = row(CHANGES, participant_id='sub-01', session_id='ses-2', kind='stable')
+    write_table(folder / 'sub-01_ses-2_desc-changes_stats.tsv', [change], CHANGES)
+    tables = collect_group(tmp_path)
+    assert tables.problems == ()
+    assert tables.changes['kind'].tolist() == ['stable']
 
 
 def test_one_broken_table_is_named_and_the_rest_is_kept(tmp_path):
@@ -159,8 +186,10 @@ def test_an_empty_output_gives_a_problem_and_empty_tables(tmp_path):
 def test_group_tables_round_trip(tmp_path):
     visit_files(tmp_path)
     tables = collect_group(tmp_path)
-    visits, lesions, changes = write_group_tables(tmp_path, tables)
+    visits, lesions, changes, candidates = write_group_tables(tmp_path, tables)
     assert visits.name == 'group_desc-visits_stats.tsv'
     assert read_table(visits).equals(tables.visits)
     assert read_table(lesions)['volume_mm3'].tolist() == [2500.0]
-    assert changes.with_suffix('.json').exists()
+    assert changes.name == 'group_desc-changes_stats.tsv'
+    assert candidates.name == 'group_desc-candidates_stats.tsv'
+    assert candidates.with_suffix('.json').exists()

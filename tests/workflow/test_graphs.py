@@ -34,6 +34,7 @@ HEAVY = (
     imaging.FindMidpoint,
     lesions.FindLesions,
     lesions.FindCandidates,
+    lesions.TrackLesions,
 )
 HEAVY_GB = 2.0
 
@@ -167,6 +168,19 @@ def test_candidates_are_sought_in_every_consecutive_pair_of_flairs(case, graph):
 
 
 @ALL
+def test_lesions_are_followed_over_all_visits_with_flair(case, graph):
+    both = {'lesions', 'longitudinal'} <= set(case.tasks)
+    tracked = case.with_flair if both and case.with_flair > 1 else 0
+    tracks = of_kind(graph, lesions.TrackLesions)
+    assert len(tracks) == (tracked > 0)
+    assert len(of_kind(graph, lesions.TakePair)) == max(tracked - 1, 0)
+    for node in tracks:
+        assert len(node.inputs.years) == tracked - 1
+    maps = [name for name in written(graph) if 'space-individual_desc-change_dseg.nii' in name]
+    assert len(maps) == max(tracked - 1, 0)
+
+
+@ALL
 def test_each_visit_is_extracted_once_and_the_midpoint_found_once(case, graph):
     kinds = Counter(type(node.interface) for node in graph.nodes)
     assert kinds[imaging.ExtractBrain] == len(case.sessions)
@@ -237,6 +251,48 @@ def test_a_missing_flair_between_two_visits_is_not_bridged(image):
     graph = graph_of(RAGGED[0], image)
     assert not of_kind(graph, lesions.FindCandidates)
     assert not [name for name in written(graph) if 'newcandidate' in name]
+
+
+def test_lesions_are_compared_across_a_visit_without_flair(image):
+    graph = graph_of(RAGGED[0], image)
+    names = [name for name in written(graph) if name.endswith('desc-changes_stats.tsv')]
+    assert names == ['sub-01/ses-3/anat/sub-01_ses-3_desc-changes_stats.tsv']
+    (table,) = [node for node in of_kind(graph, outputs.SaveTable) if node.inputs.name in names]
+    assert table.inputs.common['since_session'] == 'ses-1'
+    summaries = {
+        node.inputs.common['session_id']: node.inputs.common.get('lesions_since_session')
+        for node in of_kind(graph, outputs.SaveSummary)
+    }
+    assert summaries == {'ses-1': None, 'ses-2': None, 'ses-3': 'ses-1'}
+
+
+def test_a_change_image_names_the_flair_of_both_visits_and_its_limits(image):
+    graph = graph_of(RAGGED[1], image)
+    (node,) = [
+        node for node in of_kind(graph, outputs.SaveImage) if 'desc-change_' in node.inputs.name
+    ]
+    metadata = node.inputs.metadata
+    assert len(metadata['Sources']) == 2
+    assert metadata['ComparedWith'] == 'ses-1'
+    assert all(limit['Source'] for limit in metadata['Thresholds'].values())
+
+
+@pytest.mark.parametrize(
+    ('times', 'years'),
+    [
+        (('2020-01-01T00:00:00', '2021-01-01T06:00:00'), 366.25 / 365.25),
+        (('2020-01-01T00:00:00', None), 0.0),
+        (('1800-01-01T00:00:00', '1800-01-01T00:00:00'), 0.0),
+    ],
+)
+def test_the_time_between_visits_is_not_known_where_they_have_no_or_one_time(image, times, years):
+    visits = [
+        Visit(session, {'FLAIR': image}, acq_time=time)
+        for session, time in zip(SESSIONS[2], times, strict=True)
+    ]
+    graph = flatten([Participant('sub-01', tuple(visits))], make_settings(image))
+    (node,) = of_kind(graph, lesions.TrackLesions)
+    assert node.inputs.years == [pytest.approx(years)]
 
 
 @pytest.mark.parametrize(
