@@ -8,7 +8,7 @@ of MSSEG-2 (Kamraoui et al., Front. Neuroimaging 1:817043, 2022).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import nibabel as nib
@@ -50,6 +50,8 @@ SIGNAL_SPREAD = 0.02
 SAME_CONTRAST, OTHER_CONTRAST, FLUCTUATION = 0.06, 0.25, 0.12
 # What readers mark is seen: no part of a lesion is dimmer, relative to its mean.
 DIMMEST = 0.6
+# Lesions that are brighter than what was there by less, relative to white matter, are not seen.
+SEEN = 0.12
 FLUCTUATION_MM, FLOW_MM, BEND_MM = 10.0, 12.0, 25.0
 SHORTEST_STACK = 4
 
@@ -422,14 +424,18 @@ def image_slices(
     image: torch.Tensor,
     spacing_mm: float,
     scanner: Scanner,
-    settings: AcquisitionSettings,
-    rng: np.random.Generator,
+    offset: int,
+    acquired: Callable[[torch.Tensor], torch.Tensor],
 ) -> torch.Tensor:
-    """Image a volume as `acquire` does, with the slices of a scanner, wherever they begin.
+    """Image a volume with the point spread and the slices of a scanner.
 
     Parameters
     ----------
     image : (I, J, K) tensor of float32
+    offset : int
+        See `stack_of`.
+    acquired : callable
+        What is done to the stack of slices.
 
     Returns
     -------
@@ -437,14 +443,33 @@ def image_slices(
         Interpolated back to the grid.
     """
     image = warp.blur(image, scanner.blur_mm / spacing_mm)
-    how = replace(settings, blur_mm=(0, 0), thick=0)
     slices = scanner.slices
     if slices.thickness_mm is None or slices.thickness_mm <= spacing_mm:
-        return acquire(image, spacing_mm, how, rng)
-    offset = draw_offset(slices, spacing_mm, rng)
+        return acquired(image)
     stack, padded = stack_of(image, spacing_mm, slices, offset)
-    stack = acquire(stack, spacing_mm, how, rng)
-    return unstack(stack, padded, slices.axis, offset, image.shape[slices.axis])
+    return unstack(acquired(stack), padded, slices.axis, offset, image.shape[slices.axis])
+
+
+def drop_unseen(lesions: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+    """Return the lesions that an image shows; readers would not mark the others.
+
+    Parameters
+    ----------
+    lesions : (I, J, K) tensor of bool
+    change : (I, J, K) tensor of float32
+        What they add to the image, relative to white matter.
+
+    Returns
+    -------
+    (I, J, K) tensor of bool
+        Components to which at least `SEEN` is added on average.
+    """
+    if not lesions.any():
+        return lesions
+    labels, count = ndimage.label(lesions.cpu().numpy())
+    seen = ndimage.mean(change.cpu().numpy(), labels, np.arange(count + 1)) >= SEEN
+    seen[0] = False
+    return torch.from_numpy(seen[labels]).to(lesions.device)
 
 
 def _vary(scene: appearance.Scene, rng: np.random.Generator) -> appearance.Scene:
@@ -515,12 +540,15 @@ class PairGenerator(HeadGenerator):
         if changed:
             grown = self._volume(change_lesions(load[box], rng, settings) | new[box])
             after = warp.sample_share(grown, on_bank - corner) * holds
-        images, shown = self._visits((then, before_then), (now, after), rng)
-        increase = became(after, before) * shown
-        # Interpolated borders reach up to a voxel beyond the lesions' own.
-        wide = ndimage.binary_dilation(new[box], np.ones((3, 3, 3)))
-        is_new = warp.sample_labels(self._volume(wide).byte(), on_bank - corner)
-        return Pair(images, increase, increase * is_new, before, after)
+        increase = became(after, before)
+        images, kept = self._visits((then, before_then), (now, after), increase, rng)
+        increase = increase * kept
+        fresh = torch.zeros_like(increase)
+        if new[box].any():
+            # Interpolated borders reach up to a voxel beyond the lesions' own.
+            wide = ndimage.binary_dilation(new[box], np.ones((3, 3, 3)))
+            fresh = increase * warp.sample_labels(self._volume(wide).byte(), on_bank - corner)
+        return Pair(images, increase, fresh, before, after)
 
     def _volume(self, mask: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(mask.astype(np.float32)).to(self.device)
@@ -543,30 +571,33 @@ class PairGenerator(HeadGenerator):
         self,
         then: tuple[torch.Tensor, torch.Tensor],
         now: tuple[torch.Tensor, torch.Tensor],
+        increase: torch.Tensor,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw the images of tissues and lesions at two visits, and where the brain is shown."""
+        """Draw the images of tissues and lesions at two visits, and which increase they show."""
         mm = self.settings.spacing_mm
         seed = int(rng.integers(2**31))
         # One seed: folds, halos and lesions look alike at both visits.
         scenes = [
             appearance.draw_scene(
-                tissues,
-                self._zone_of[tissues.long()],
-                lesions,
-                mm,
-                np.random.default_rng(seed),
+                tissues, self._zone_of[tissues.long()], lesions, mm, np.random.default_rng(seed)
             )
             for tissues, lesions in (then, now)
         ]
         scenes[0] = replace(scenes[0], fold=scenes[1].fold, strength=scenes[1].strength)
         shown = self._shown(scenes[1].zones, rng)
-        shown = torch.ones_like(scenes[1].rim) if shown is None else shown
+        shown = torch.ones_like(increase) if shown is None else shown
+        scenes, scanners = [_vary(scene, rng) for scene in scenes], self._scanners(rng)
+        offsets = [draw_offset(scanner.slices, mm, rng) for scanner in scanners]
         images = [
-            self._image_visit(_vary(scene, rng), scanner, rng) * shown
-            for scene, scanner in zip(scenes, self._scanners(rng), strict=True)
+            self._image_visit(*visit, rng) * shown
+            for visit in zip(scenes, scanners, offsets, strict=True)
         ]
-        return torch.stack(images), shown
+        if not increase.any():
+            return torch.stack(images), shown
+        bright = increase * scenes[1].strength * scanners[1].lesions.flair[0]
+        added = image_slices(bright, mm, scanners[1], offsets[1], lambda stack: stack)
+        return torch.stack(images), shown * drop_unseen(increase > 0, added)
 
     def _scanners(self, rng: np.random.Generator) -> tuple[Scanner, Scanner]:
         contrast = rng.uniform(*self.settings.lesions.flair)
@@ -579,14 +610,14 @@ class PairGenerator(HeadGenerator):
         return first, second
 
     def _image_visit(
-        self, scene: appearance.Scene, scanner: Scanner, rng: np.random.Generator
+        self, scene: appearance.Scene, scanner: Scanner, offset: int, rng: np.random.Generator
     ) -> torch.Tensor:
+        mm, settings = self.settings.spacing_mm, self.settings.acquisition
+        how = replace(settings, blur_mm=(0, 0), thick=0)
         own = np.random.default_rng(scanner.seed)
         image = appearance.paint(scene, scanner.signals, FLAIR, scanner.lesions, own)
         image = _add_flow(image, scene, rng)
-        return image_slices(
-            image, self.settings.spacing_mm, scanner, self.settings.acquisition, rng
-        )
+        return image_slices(image, mm, scanner, offset, lambda stack: acquire(stack, mm, how, rng))
 
 
 def _seen(on_bank: torch.Tensor) -> tuple[slice, ...]:

@@ -42,6 +42,7 @@ from msapp.synthesis.pairs import (
     draw_new,
     draw_offset,
     draw_rigid,
+    drop_unseen,
     stack_of,
     unstack,
 )
@@ -64,10 +65,10 @@ NEW_PAINTED, OLD_PAINTED = 0.7, 0.3
 OLD = LoadSettings(none=0, patient=0.7, second=0, thinned=1.0, singles=4)
 # New lesions are painted where tissue is not bright already, relative to white matter.
 BRIGHT = 1.25
+# Lesions are brighter than white matter's mode by a tenth at least.
+HYPERINTENSE = 1.1
 SOFTEST_BORDER_MM = 0.8
 CONTRAST_SPREAD = 0.08
-# Painted lesions that are brighter than their surroundings by less are not seen.
-SEEN = 0.12
 AXIAL = 2
 
 
@@ -324,6 +325,32 @@ def swap_visits(visits: Visits) -> Visits:
     )
 
 
+def keep_lesions(visits: Visits) -> Visits:
+    """Drop from the manual masks of change what no reader would take for a lesion.
+
+    They mark regions of change, among them basal ganglia, choroid and fluid that are brighter at
+    another scanner. A lesion that came is brighter than white matter, and than it was before;
+    one that went was.
+    """
+    earlier, later = visits.images
+    return replace(
+        visits,
+        increase=_brighter(visits.increase, later, earlier),
+        decrease=_brighter(visits.decrease, earlier, later),
+    )
+
+
+def _brighter(mask: torch.Tensor, bright: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """Keep the components whose median is that of a lesion in one image and lower in the other."""
+    labels, count = ndimage.label(mask.numpy(), np.ones((3, 3, 3)))
+    numbers = np.arange(1, count + 1)
+    there, before = (
+        np.asarray(ndimage.median(image.numpy(), labels, numbers)) for image in (bright, other)
+    )
+    keep = np.concatenate([[False], (there >= HYPERINTENSE) & (there > before)])
+    return torch.from_numpy(keep[labels])
+
+
 def cut_patch(visits: Visits, corner: Sequence[int], shape: Sequence[int]) -> Patch:
     """Cut a part out of two visits; the tensors are new."""
     box = tuple(slice(start, start + side) for start, side in zip(corner, shape, strict=True))
@@ -426,24 +453,6 @@ def paint_change(
     patch.increase = (patch.increase & (before <= LESION_SHARE)) | came
 
 
-def drop_unseen(lesions: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
-    """Return the lesions that an image shows; readers would not mark the others.
-
-    Parameters
-    ----------
-    lesions : (I, J, K) tensor of bool
-    change : (I, J, K) tensor of float32
-        What they add to the image, relative to white matter.
-    """
-    if not lesions.any():
-        return lesions
-    labels, count = ndimage.label(lesions.numpy())
-    means = ndimage.mean(change.numpy(), labels, np.arange(count + 1))
-    seen = means >= SEEN
-    seen[0] = False
-    return torch.from_numpy(seen[labels])
-
-
 def through_slices(
     share: torch.Tensor, spacing_mm: float, slice_mm: float, rng: np.random.Generator
 ) -> torch.Tensor:
@@ -465,7 +474,7 @@ class PairCases:
         self, visits: Sequence[Visits], recipe: Recipe, bank: LesionBank | None = None
     ) -> None:
         """Hold the visits, and the lesions to paint into them."""
-        self._all = list(visits)
+        self._all = [keep_lesions(patient) for patient in visits]
         self._pairs = [patient for patient in self._all if patient.paired]
         self._bank = bank
         self._settings = make_pair_settings(recipe)

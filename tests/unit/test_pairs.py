@@ -191,3 +191,13 @@ def test_lesions_of_another_patient_appear_but_for_those_that_are_there(bank):
 def test_only_what_was_none_becomes_lesion():
     share, before = torch.tensor([0.4, 0.6, 0.9, 0.9]), torch.tensor([0.0, 0.0, 0.5, 0.6])
     assert pairs.became(share, before).tolist() == pytest.approx([0, 0.6, 0.9, 0])
+
+
+def test_lesions_that_do_not_show_are_not_asked_for():
+    lesions = torch.zeros(9, 3, 3).bool()
+    lesions[:2] = lesions[6:] = True
+    change = torch.full(lesions.shape, 0.5)
+    change[6:] = 0.01
+    seen = pairs.drop_unseen(lesions, change)
+    assert seen[:2].all()
+    assert not seen[2:].any()

@@ -84,6 +84,16 @@ def test_in_reverse_what_went_comes(patient):
     assert (swapped.images[1] > swapped.images[0])[came].all()
 
 
+def test_regions_that_are_no_lesions_are_dropped(patient):
+    patient.increase[30:34, 5:9, 5:9] = True  # as dark as white matter
+    patient.increase[30:34, 20:24, 5:9] = True
+    patient.images[:, 30:34, 20:24, 5:9] = 1.5  # bright before and after
+    kept = pairs.keep_lesions(patient)
+    assert kept.increase.sum() == 1000
+    assert kept.increase[BOX].all()
+    assert torch.equal(kept.decrease, patient.decrease)
+
+
 def test_a_patch_knows_where_it_lies(patient):
     patch = pairs.cut_patch(patient, (10, 10, 10), (12, 12, 12))
     assert patch.increase.sum() == 1000
@@ -162,16 +172,6 @@ def test_thick_slices_spread_a_lesion_along_z_alone():
     assert 0.1 < seen[4, 4].max() <= 0.25
     assert seen.sum() == seen[4, 4].sum()
     assert pairs.through_slices(share, 1.0, 1.0, np.random.default_rng(0)) is share
-
-
-def test_lesions_that_do_not_show_are_not_asked_for():
-    lesions = torch.zeros(9, 3, 3).bool()
-    lesions[:2] = lesions[6:] = True
-    change = torch.full(lesions.shape, 0.5)
-    change[6:] = 0.01
-    seen = pairs.drop_unseen(lesions, change)
-    assert seen[:2].all()
-    assert not seen[2:].any()
 
 
 def test_patches_are_seeded_and_black_outside_the_brain(patient):
