@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from msapp.synthesis import warp
 from msapp.synthesis.contrast import CONTRASTS
@@ -21,6 +22,8 @@ _LESION_TISSUES: Mapping[str, float] = {
 FLAIR = 'FLAIR'
 # Grey matter is brighter in some places than in others: insula, cingulum, caudate. Largest share.
 FOLD = 0.25
+# Sulci up to twice as wide may be closed.
+CLOSED_MM = (0.6, 2.4)
 # Of tissues of one material, standard deviation.
 TISSUE_SPREAD, GREY_SPREAD = 0.03, 0.06
 
@@ -84,6 +87,31 @@ def may_hold_lesions(tissues: torch.Tensor) -> torch.Tensor:
     """
     table = torch.tensor([_LESION_TISSUES.get(name, 0.0) for name in NAMES])
     return table.to(tissues.device)[tissues.long()]
+
+
+def close_sulci(tissues: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
+    """Fill narrow sulci with cortex: their banks touch, and at their bottoms grey matter looks
+    like islands in white matter.
+
+    Returns
+    -------
+    (I, J, K) tensor of uint8
+    """
+    reach = max(1, round(rng.uniform(*CLOSED_MM) / spacing_mm))
+    cortex = (tissues == NAMES.index('cortex')).float()
+    closed = 1 - _spread(1 - _spread(cortex, reach), reach)
+    fluid = (tissues == NAMES.index('csf')) | (tissues == NAMES.index('outer_csf'))
+    return torch.where((closed > 0) & fluid, NAMES.index('cortex'), tissues)
+
+
+def _spread(mask: torch.Tensor, reach: int) -> torch.Tensor:
+    """Dilate a mask of 0 and 1 by a cube."""
+    volume = mask[None, None]
+    for axis in range(3):
+        size = [2 * reach + 1 if axis == other else 1 for other in range(3)]
+        padding = [reach if axis == other else 0 for other in range(3)]
+        volume = functional.max_pool3d(volume, size, stride=1, padding=padding)
+    return volume[0, 0]
 
 
 def draw_scene(

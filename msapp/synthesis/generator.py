@@ -44,6 +44,8 @@ class GeneratorSettings:
         Chance of each channel to be missing; one is always there.
     stripped : float
         Share of heads of which only the brain is shown.
+    closed_sulci : float
+        Share of heads whose narrow sulci show no fluid, as in most real images.
     centred : str
         ``brain``: the grid lies about the brain's centre; ``lesion``: about a lesion in half of
         the cases, else about any point of the brain.
@@ -56,6 +58,7 @@ class GeneratorSettings:
     gadolinium: float = 0.25
     missing: float = 0.3
     stripped: float = 0.2
+    closed_sulci: float = 0.0
     centred: str = 'brain'
     warp: warp.WarpSettings = field(default_factory=warp.WarpSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
@@ -114,6 +117,8 @@ class HeadGenerator:
             settings.shape, settings.spacing_mm, centre, rng, settings.warp, self.device
         )
         tissues = warp.sample_labels(labels, warp.to_voxels(points, head.affine))
+        if settings.closed_sulci and rng.random() < settings.closed_sulci:
+            tissues = appearance.close_sulci(tissues, settings.spacing_mm, rng)
         zones = self._zone_of[tissues.long()]
         lesions = self._lesions(load, points, head, tissues)
         present = self._present(rng)
@@ -171,9 +176,11 @@ class HeadGenerator:
     ) -> torch.Tensor:
         signals, family = self._signals(channel, rng)
         image = appearance.paint(scene, signals, family, self.settings.lesions, rng)
-        if shown is not None:
-            image = image * shown
-        return acquire(image, self.settings.spacing_mm, self.settings.acquisition, rng)
+        if shown is None:
+            return acquire(image, self.settings.spacing_mm, self.settings.acquisition, rng)
+        # What was cut off is 0, without noise.
+        cut = acquire(image * shown, self.settings.spacing_mm, self.settings.acquisition, rng)
+        return cut * shown
 
     def _signals(self, channel: str, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """Draw the signal of each tissue; the family tells how lesions look."""
