@@ -178,3 +178,35 @@ def test_a_defaced_head_keeps_its_brain(head):
 def test_scaling_a_head_does_not_depend_on_its_unit(head, bank):
     image = draw(head, bank).images[0]
     assert torch.allclose(scale_head(image), scale_head(image * 812.0), atol=1e-5)
+
+
+def test_narrow_sulci_close_and_wide_ones_and_ventricles_stay():
+    cortex, fluid = NAMES.index('cortex'), NAMES.index('csf')
+    tissues = torch.full((40, 20, 20), cortex, dtype=torch.uint8)
+    tissues[10] = fluid  # one voxel wide
+    tissues[20:30] = fluid
+    tissues[35] = NAMES.index('ventricles')
+    closed = appearance.close_sulci(tissues, 1.0, np.random.default_rng(0))
+    assert closed.dtype == torch.uint8
+    assert (closed[10] == cortex).all()
+    assert (closed[22:28] == fluid).all()
+    assert (closed[35] == NAMES.index('ventricles')).all()
+
+
+def test_what_is_cut_off_is_0_in_spite_of_noise(head, bank):
+    noisy = AcquisitionSettings(noise=0.1, corrupted=0)
+    sample = draw(head, bank, acquisition=noisy)
+    corner = sample.images[:, :2, :2, :2]
+    assert (corner == 0).all()
+    assert (sample.images[0][sample.zones > 0] > 0).float().mean() > 0.9
+
+
+def test_lesions_in_grey_matter_differ_from_it():
+    grey = torch.full((4, 4, 4), 1.3)
+    share, strength = torch.ones(4, 4, 4), torch.ones(4, 4, 4)
+    rng = np.random.default_rng(0)
+    look = appearance.LesionSettings(flair=(0.2, 0.2), t1w=(0.2, 0.2))
+    bright = appearance.paint_lesions(grey, share, strength, 'FLAIR', look, rng)
+    dark = appearance.paint_lesions(grey * 0.5, share, strength, 'T1w', look, rng)
+    np.testing.assert_allclose(bright, 1.5, rtol=1e-6)
+    np.testing.assert_allclose(dark, 0.45, rtol=1e-6)
