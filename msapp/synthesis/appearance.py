@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -46,6 +46,15 @@ class LesionSettings:
     t2w: tuple[float, float] = (0.3, 1.5)
     t1w: tuple[float, float] = (0.0, 0.6)
     dirty: float = 0.35
+
+    def above(self, cortex: float) -> LesionSettings:
+        """Return lesions that are as much brighter than cortex, where that is brighter.
+
+        In FLAIR, where white matter is 1, lesions as dim as cortex would not be told from it.
+        """
+        low, high = self.flair
+        extra = max(0.0, float(cortex) - 1)
+        return replace(self, flair=(low + extra, high + extra))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from msapp.synthesis import appearance, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.contrast import CONTRASTS
-from msapp.synthesis.heads import ZONE_OF_TISSUE, Head
+from msapp.synthesis.heads import NAMES, ZONE_OF_TISSUE, Head
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LesionBank, LoadSettings
 
@@ -175,7 +175,10 @@ class HeadGenerator:
         rng: np.random.Generator,
     ) -> torch.Tensor:
         signals, family = self._signals(channel, rng)
-        image = appearance.paint(scene, signals, family, self.settings.lesions, rng)
+        lesions = self.settings.lesions
+        if family == appearance.FLAIR:
+            lesions = lesions.above(signals[NAMES.index('cortex')])
+        image = appearance.paint(scene, signals, family, lesions, rng)
         if shown is None:
             return acquire(image, self.settings.spacing_mm, self.settings.acquisition, rng)
         # What was cut off is 0, without noise.

@@ -36,6 +36,8 @@ PAINTED = 0.6
 # Where lesions are painted into a patient, and the file that says where MNI lies in it.
 WHITE, FROM_MNI = 'white_matter', 'from-MNI_xfm.txt'
 SOFTEST_BORDER_MM = 0.8
+# Cortex in FLAIR of patients, where white matter's mode is 1.
+CORTEX = 1.2
 
 Item = dict[str, torch.Tensor]
 
@@ -242,12 +244,11 @@ class Cases:
         share = share * patch[WHITE].data[0]
         soft = warp.blur(share, rng.uniform(0, SOFTEST_BORDER_MM) / mm)
         strength = appearance.draw_strength(shape, mm, rng, load.device)
+        look = settings.lesions.above(CORTEX)
         for name in self._channels:
             if name in patch:
                 image = patch[name].data[0]
-                painted = appearance.paint_lesions(
-                    image, soft, strength, name, settings.lesions, rng
-                )
+                painted = appearance.paint_lesions(image, soft, strength, name, look, rng)
                 patch[name].set_data(painted[None])
         patch['lesions'].set_data(torch.maximum(patch['lesions'].data, share[None]))
 
