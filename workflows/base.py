@@ -15,7 +15,7 @@ from msapp.bids.query import Participant, Visit, interval_days
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows import changes, lesions, longitudinal, midpoint, session
-from msapp.workflows.outputs import Source, VisitSinks, safe_name
+from msapp.workflows.outputs import ParticipantSinks, Source, VisitSinks, safe_name
 
 # nipype's hashes do not see code, so every version has a work folder of its own.
 WORKFLOW_NAME = safe_name(f'msapp_{__version__}_wf')
@@ -268,11 +268,13 @@ def _add_changes(
     tracked = changes.tracked_visits([sink.visit for sink in sinks], settings)
     if not tracked:
         return {}
-    tracks = changes.init_changes_wf(
-        visits=[sinks[index].visit for index in tracked], settings=settings
-    )
+    visits = [sinks[index].visit for index in tracked]
+    tracks = changes.init_changes_wf(visits=visits, settings=settings)
     for number, index in enumerate(tracked, start=1):
         workflow.connect(found[index], 'outputnode.labels', tracks, f'inputnode.labels{number}')
+        workflow.connect(found[index], 'outputnode.rows', tracks, f'inputnode.lesions{number}')
+    everyone = ParticipantSinks(workflow, settings, sinks[0].participant)
+    changes.add_course_outputs(tracks, everyone, visits)
     sources: dict[int, tuple[Visit, Source]] = {}
     for number, (before, now) in enumerate(pairwise(tracked), start=2):
         since, sink = sinks[before].visit, sinks[now]

@@ -10,15 +10,25 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit, interval_days
+from msapp.interfaces.course import AssessDissemination
 from msapp.interfaces.lesions import TakePair, TrackLesions
 from msapp.interfaces.lists import Merge
 from msapp.lesions import change
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows.lesions import can_find_lesions
-from msapp.workflows.outputs import LARGE_GB, Source, VisitSinks, make_node
+from msapp.workflows.outputs import (
+    LARGE_GB,
+    NETWORK,
+    ParticipantSinks,
+    Source,
+    VisitSinks,
+    make_node,
+)
 
 NAME = 'changes_wf'
+# What `TakePair` takes out for each pair of visits.
+OF_PAIR = ('classes', 'rows', 'measures')
 METHODS = f"""\
 Lesions of consecutive visits were linked if they share at least
 {100 * change.LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do so when
@@ -83,7 +93,7 @@ def _tracks(settings: Settings) -> bool:
 
 
 def tracked_visits(visits: Sequence[Visit], settings: Settings) -> tuple[int, ...]:
-    """Return the numbers of the visits whose lesions are compared; none if there are not two.
+    """Return the numbers of the visits whose lesions are followed.
 
     Lesions must have been found on FLAIR: against those found on T1w alone, which shows far fewer,
     most would be new.
@@ -93,14 +103,15 @@ def tracked_visits(visits: Sequence[Visit], settings: Settings) -> tuple[int, ..
         for number, visit in enumerate(visits)
         if 'FLAIR' in visit.images and can_find_lesions(visit, settings)
     ]
-    return tuple(found) if _tracks(settings) and len(found) > 1 else ()
+    return tuple(found) if _tracks(settings) else ()
 
 
 def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workflow:
     """Build the graph that follows lesions over visits.
 
     Workflow Graph
-        Lesion instances of all visits -> tracks -> each pair of consecutive visits.
+        Lesion instances of all visits -> tracks -> each pair of consecutive visits; tracks and
+        tables of lesions -> dissemination.
 
     Parameters
     ----------
@@ -110,43 +121,100 @@ def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workfl
 
     Inputs
     ------
-    labels<n>
-        Lesion instances of visit n, counted from 1.
+    labels<n>, lesions<n>
+        Lesion instances and table of visit n, counted from 1.
 
     Outputs
     -------
     classes<n>, rows<n>, measures<n>
         Of `msapp.interfaces.lesions.TakePair`, visit n against the one before; from 2 on.
+    tracks
+        Each lesion at each visit.
+    dissemination
+        Rows of `msapp.interfaces.course.AssessDissemination`.
     """
     workflow = pe.Workflow(name=NAME)
     numbers = range(1, len(visits) + 1)
-    names = [f'labels{number}' for number in numbers]
-    inputnode = pe.Node(niu.IdentityInterface(names), name='inputnode')
-    fields = ('classes', 'rows', 'measures')
+    pairs = [f'{field}{number}' for number in numbers[1:] for field in OF_PAIR]
+    inputnode = pe.Node(
+        niu.IdentityInterface([f'{field}{n}' for field in ('labels', 'lesions') for n in numbers]),
+        name='inputnode',
+    )
     outputnode = pe.Node(
-        niu.IdentityInterface([f'{field}{number}' for number in numbers[1:] for field in fields]),
-        name='outputnode',
+        niu.IdentityInterface([*pairs, 'tracks', 'dissemination']), name='outputnode'
+    )
+    track = make_node(
+        TrackLesions(),
+        'track_lesions',
+        mem_gb=LARGE_GB,
+        years=_years(visits),
+        sessions=[visit.session or '' for visit in visits],
     )
     merge = make_node(Merge(len(visits)), 'merge_labels', work_dir=str(settings.work_path))
-    track = make_node(TrackLesions(), 'track_lesions', mem_gb=LARGE_GB, years=_years(visits))
+    for number in numbers:
+        workflow.connect(inputnode, f'labels{number}', merge, f'in{number}')
     workflow.connect(merge, 'out', track, 'labels')
-    for number, name in zip(numbers, names, strict=True):
-        workflow.connect(inputnode, name, merge, f'in{number}')
+    workflow.connect(track, 'tracks', outputnode, 'tracks')
     for number in numbers[1:]:
         take = make_node(TakePair(), f'take{number}', index=number - 2)
         workflow.connect(
             [
-                (track, take, [(field, field) for field in fields]),
-                (take, outputnode, [(field, f'{field}{number}') for field in fields]),
+                (track, take, [(field, field) for field in OF_PAIR]),
+                (take, outputnode, [(field, f'{field}{number}') for field in OF_PAIR]),
             ]
         )
+    _add_dissemination(workflow, visits, settings)
     return workflow
+
+
+def _add_dissemination(workflow: pe.Workflow, visits: Sequence[Visit], settings: Settings) -> None:
+    """Add the items of the McDonald criteria to the graph of :func:`init_changes_wf`."""
+    assess = make_node(
+        AssessDissemination(),
+        'assess_dissemination',
+        visits=[visit.name for visit in visits],
+        located=settings.brain_extraction == NETWORK,
+    )
+    # Rows are no files, so what lists them may move with the work folder.
+    merge = make_node(niu.Merge(len(visits), no_flatten=True), 'merge_rows')
+    inputnode, outputnode, track = map(
+        workflow.get_node, ('inputnode', 'outputnode', 'track_lesions')
+    )
+    for number in range(1, len(visits) + 1):
+        workflow.connect(inputnode, f'lesions{number}', merge, f'in{number}')
+    workflow.connect(
+        [
+            (merge, assess, [('out', 'lesions')]),
+            (track, assess, [('tracks', 'tracks')]),
+            (assess, outputnode, [('rows', 'dissemination')]),
+        ]
+    )
 
 
 def _years(visits: Sequence[Visit]) -> list[float]:
     """Return the years between visits; 0 where times are absent, the same or in reverse order."""
     days = [interval_days(*pair) or 0.0 for pair in pairwise(visits)]
     return [max(gap, 0.0) / change.DAYS_PER_YEAR for gap in days]
+
+
+def add_course_outputs(
+    tracks: pe.Workflow, sinks: ParticipantSinks, visits: Sequence[Visit]
+) -> None:
+    """Write what is of all visits together: tracks and timeline of two or more, dissemination.
+
+    Parameters
+    ----------
+    tracks : nipype.Workflow
+        Of :func:`init_changes_wf`.
+    sinks : ParticipantSinks
+    visits : sequence of Visit
+        Those of :func:`tracked_visits`.
+    """
+    common = {'participant_id': sinks.participant}
+    sinks.table((tracks, 'outputnode.dissemination'), 'dissemination', common)
+    if len(visits) > 1:
+        sinks.table((tracks, 'outputnode.tracks'), 'tracks', common)
+        sinks.timeline((tracks, 'outputnode.tracks'), visits)
 
 
 def add_change_outputs(

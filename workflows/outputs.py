@@ -1,4 +1,4 @@
-"""Where results go: sinks with the names, sidecars and figures of one visit."""
+"""Where results go: sinks with the names, sidecars and figures of a visit or a participant."""
 
 from __future__ import annotations
 
@@ -11,7 +11,12 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from msapp.bids.dataset import uri
-from msapp.bids.names import contrast_entities, derivative_path, figure_path
+from msapp.bids.names import (
+    contrast_entities,
+    derivative_path,
+    figure_path,
+    participant_path,
+)
 from msapp.bids.query import Visit
 from msapp.interfaces import figures, outputs
 from msapp.models.registry import ModelSpec
@@ -78,8 +83,8 @@ def safe_name(text: str) -> str:
 
 
 @dataclass(frozen=True)
-class VisitSinks:
-    """Adds to a workflow the nodes that write one visit's files.
+class Sinks:
+    """Adds to a workflow nodes that write files.
 
     Attributes
     ----------
@@ -88,24 +93,19 @@ class VisitSinks:
     settings : Settings
     participant : str
         Label with prefix.
-    visit : Visit
-    space_reference : str
-        BIDS URI of the image that defines ``individual``.
     """
 
     workflow: pe.Workflow
     settings: Settings
     participant: str
-    visit: Visit
-    space_reference: str
 
     @property
     def prefix(self) -> str:
-        """What the names of this visit's nodes and workflows begin with."""
-        return safe_name(self.visit.session or 'visit')
+        """What the names of the nodes and workflows begin with."""
+        return 'all'
 
     def _path(self, **entities: str) -> Path:
-        return derivative_path(self.participant, self.visit.session, **entities)
+        return participant_path(self.participant, **entities)
 
     def _add(self, interface: Any, name: str, path: Path, *others: Path, **inputs: Any) -> pe.Node:
         """Add a sink; it runs again where one of its files is gone."""
@@ -119,6 +119,54 @@ class VisitSinks:
         node.overwrite = not all((self.settings.output_dir / file).exists() for file in files)
         self.workflow.add_nodes([node])
         return node
+
+    def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
+        """Write a table; ``kind`` is one of `msapp.stats.tables.TABLES`."""
+        path = self._path(desc=kind, suffix='stats', extension='.tsv')
+        node = self._add(outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common)
+        self.workflow.connect(*source, node, 'rows')
+
+
+@dataclass(frozen=True)
+class ParticipantSinks(Sinks):
+    """Adds the nodes that write what is of no single visit."""
+
+    def timeline(self, tracks: Source, visits: Sequence[Visit]) -> None:
+        """Draw number and volume of lesions over the visits."""
+        path = figure_path(
+            self.participant, None, desc='timeline', suffix='FLAIR', extension='.png'
+        )
+        node = self._add(
+            figures.DrawTimeline(),
+            'draw_timeline',
+            path,
+            visits=[visit.name for visit in visits],
+            acq_times=[visit.acq_time or '' for visit in visits],
+        )
+        self.workflow.connect(*tracks, node, 'tracks')
+
+
+@dataclass(frozen=True)
+class VisitSinks(Sinks):
+    """Adds the nodes that write one visit's files.
+
+    Attributes
+    ----------
+    visit : Visit
+    space_reference : str
+        BIDS URI of the image that defines ``individual``.
+    """
+
+    visit: Visit
+    space_reference: str
+
+    @property
+    def prefix(self) -> str:
+        """What the names of this visit's nodes and workflows begin with."""
+        return safe_name(self.visit.session or 'visit')
+
+    def _path(self, **entities: str) -> Path:
+        return derivative_path(self.participant, self.visit.session, **entities)
 
     def _raw(self, contrast: str, visit: Visit | None = None) -> str:
         image = (visit or self.visit).images[contrast]
@@ -204,12 +252,6 @@ class VisitSinks:
         """Write the TSV that names the classes of a ``dseg`` image, from 0 on."""
         path = self._path(space='individual', desc=desc, suffix='dseg', extension='.tsv')
         self._add(outputs.SaveNames(), f'save_lookup_{desc}', path, names=list(names))
-
-    def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
-        """Write the table of lesions, changes or candidates."""
-        path = self._path(desc=kind, suffix='stats', extension='.tsv')
-        node = self._add(outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common)
-        self.workflow.connect(*source, node, 'rows')
 
     def summary(self, sources: dict[str, Source], common: dict[str, Any]) -> None:
         """Write the visit's numbers, measured by the nodes of ``sources``."""

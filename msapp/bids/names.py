@@ -13,6 +13,7 @@ STEM = (
     'sub-{subject}[_ses-{session}][_ce-{ceagent}][_from-{from}][_to-{to}][_mode-{mode}]'
     '[_space-{space}][_label-{label}][_desc-{desc}]_{suffix}{extension}'
 )
+PARTICIPANT_FOLDER = 'sub-{subject}/'
 FIGURES = 'sub-{subject}/figures/'
 
 
@@ -43,6 +44,17 @@ def derivative_path(participant: str, session: str | None, **entities: str) -> P
     'sub-01/ses-2/anat/sub-01_ses-2_space-orig_label-L_mask.nii.gz'
     """
     return _build(FOLDER + STEM, participant, session, entities)
+
+
+def participant_path(participant: str, **entities: str) -> Path:
+    """Return the path of a derivative that is of no visit; see :func:`derivative_path`.
+
+    Examples
+    --------
+    >>> participant_path('sub-01', desc='tracks', suffix='stats', extension='.tsv').as_posix()
+    'sub-01/sub-01_desc-tracks_stats.tsv'
+    """
+    return _build(PARTICIPANT_FOLDER + STEM, participant, None, entities)
 
 
 def figure_path(participant: str, session: str | None, **entities: str) -> Path:

@@ -300,3 +300,30 @@ class DrawViewer(NodeInterface):
             brain_mask=Path(self.inputs.brain_mask),
         )
         return {'out_file': str(target)}
+
+
+class _TimelineInput(SinkInput):
+    tracks = traits.List(traits.Dict(), mandatory=True)
+    visits = traits.List(traits.Str(), mandatory=True, desc='names, in order of time')
+    acq_times = traits.List(traits.Str(), mandatory=True, desc='empty where not known')
+
+
+class DrawTimeline(NodeInterface):
+    """Number and volume of lesions over the visits."""
+
+    input_spec, output_spec = _TimelineInput, SinkOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.reports.timeline import TimelinePoint, timeline
+
+        target = Path(self.inputs.output_dir) / self.inputs.name
+        visits = zip(self.inputs.visits, self.inputs.acq_times, strict=True)
+        points = [
+            TimelinePoint.of(
+                name, time, [row for row in self.inputs.tracks if row['visit'] == number]
+            )
+            for number, (name, time) in enumerate(visits)
+        ]
+        timeline(points, target)
+        return {'out_file': str(target)}

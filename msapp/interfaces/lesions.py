@@ -302,12 +302,14 @@ class _TrackLesionsInput(BaseInterfaceInputSpec):
     years = traits.List(
         traits.Float(), mandatory=True, desc='from each visit to the next; 0 if not known'
     )
+    sessions = traits.List(traits.Str(), mandatory=True, desc='of each visit; empty without')
 
 
 class _TrackLesionsOutput(TraitedSpec):
     classes = File(exists=True, desc='class images of all pairs, along the fourth axis')
     rows = traits.List(traits.List(traits.Dict()), desc='changes of each pair')
     measures = traits.List(traits.Dict(), desc='of each pair')
+    tracks = traits.List(traits.Dict(), desc='each lesion at each visit')
 
 
 class TrackLesions(NodeInterface):
@@ -330,11 +332,17 @@ class TrackLesions(NodeInterface):
             geometry.voxel_volume_mm3(grid),
             years=[years or math.nan for years in self.inputs.years],
         )
-        classes = np.stack([pair.classes for pair in found.comparisons], axis=-1)
-        return {
-            'classes': save(classes, grid, folder / 'classes.nii.gz'),
+        outputs: dict[str, Any] = {}
+        if found.comparisons:
+            classes = np.stack([pair.classes for pair in found.comparisons], axis=-1)
+            outputs['classes'] = save(classes, grid, folder / 'classes.nii.gz')
+        return outputs | {
             'rows': [_records(pair.table()) for pair in found.comparisons],
             'measures': [pair.measures() for pair in found.comparisons],
+            'tracks': [
+                {**row, 'session_id': self.inputs.sessions[row['visit']]}
+                for row in _records(found.table)
+            ],
         }
 
 

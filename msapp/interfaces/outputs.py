@@ -64,13 +64,15 @@ class SaveTransform(NodeInterface):
 
 
 class _SaveTableInput(SinkInput):
-    kind = traits.Enum('lesions', 'changes', 'candidates', mandatory=True)
+    kind = traits.Enum(
+        'lesions', 'changes', 'candidates', 'tracks', 'dissemination', mandatory=True
+    )
     rows = traits.List(traits.Dict(), mandatory=True)
     common = traits.Dict(mandatory=True, desc='columns that all rows share')
 
 
 class SaveTable(NodeInterface):
-    """Write a table of lesions, changes or candidates with its data dictionary."""
+    """Write a table of any number of rows with its data dictionary."""
 
     input_spec, output_spec = _SaveTableInput, SinkOutput
 
@@ -78,7 +80,7 @@ class SaveTable(NodeInterface):
         """See the class."""
         from msapp.stats import tables
 
-        dictionary = tables.GROUP_TABLES[self.inputs.kind]
+        dictionary = tables.TABLES[self.inputs.kind]
         target = Path(self.inputs.output_dir) / self.inputs.name
         unknown = dict.fromkeys(dictionary)
         rows = [{**unknown, **self.inputs.common, **row} for row in self.inputs.rows]

@@ -194,6 +194,18 @@ def assess_dissemination(visits: Sequence[VisitFindings]) -> Dissemination:
     return Dissemination(HEADING, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
+def not_assessed(reason: str) -> Dissemination:
+    """Return the items of a participant of whom nothing can be told: none is measured.
+
+    Examples
+    --------
+    >>> not_assessed('no zones').table['state'].unique().tolist()
+    ['not measured']
+    """
+    items = assess_dissemination([VisitFindings(name='', places={})]).table
+    return Dissemination(HEADING, items.assign(state=NOT_MEASURED, lesions='', note=reason))
+
+
 def any_of(states: Iterable[str]) -> str:
     """Return the state of what is met if any of several is; of none at all, it is not measured.
 

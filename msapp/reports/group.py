@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +12,13 @@ import numpy as np
 import pandas as pd
 
 from msapp.reports.html import encode_png, heading, unit, write_page
+from msapp.reports.plots import ALERT, DATA, GREY, light_figure, to_png
 from msapp.stats.columns import VISITS
 from msapp.stats.tables import GroupTables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DPI = 130
-DATA, ALERT, GREY = '#0b5cad', '#b3261e', '#5b6875'
 # Modified z-score and its limit: Iglewicz & Hoaglin, How to Detect and Handle Outliers, 1993.
 OUTLIER_LIMIT = 3.5
 MAD_TO_SD = 1.4826
@@ -144,17 +142,9 @@ def _add_intervals(group: pd.DataFrame) -> list[float]:
 
 def _draw(width: float, height: float, paint: Callable[[Axes], None]) -> str:
     """Draw one light plot and return it as a ``data:`` address."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), dpi=DPI, layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[['top', 'right']].set_visible(False)
+    figure, (axes,) = light_figure(width, height)
     paint(axes)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format='png')
-    return encode_png(buffer.getvalue())
+    return encode_png(to_png(figure))
 
 
 def _load_plot(visits: pd.DataFrame) -> Plot:

@@ -12,12 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
-from msapp.errors import InputError
-from msapp.reports.html import png_data_uri, trusted, write_page
-from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, VISITS, Columns
-from msapp.stats.tables import read_table
+from msapp.lesions.dissemination import HEADING
+from msapp.reports.html import trusted, write_page
+from msapp.reports.views import FigureView, Files, TableView
+from msapp.stats.columns import CANDIDATES, CHANGES, DISSEMINATION, LESIONS, VISITS
 
 # What a reader asks first comes first; how well it was measured follows.
 _FIRST = (
@@ -83,26 +81,6 @@ class ParticipantReport:
 
 
 @dataclass(frozen=True)
-class FigureView:
-    """One figure of the page; ``uri`` is None where the file was not made."""
-
-    name: str
-    title: str
-    caption: str
-    uri: str | None
-
-
-@dataclass(frozen=True)
-class TableView:
-    """One table of the page; ``problem`` says why there are no rows to show."""
-
-    columns: Columns
-    names: tuple[str, ...]
-    rows: tuple[Mapping[str, Any], ...]
-    problem: str | None
-
-
-@dataclass(frozen=True)
 class ChangesView:
     """What became of lesions since ``since``; stable ones have a table of their own."""
 
@@ -112,6 +90,15 @@ class ChangesView:
     map: FigureView
     table: TableView
     stable: TableView
+
+
+@dataclass(frozen=True)
+class CourseView:
+    """All visits together; ``heading`` goes wherever the table goes."""
+
+    timeline: FigureView | None
+    heading: str
+    dissemination: TableView
 
 
 @dataclass(frozen=True)
@@ -142,94 +129,9 @@ class VisitView:
     pair: PairView | None
 
 
-CAPTIONS = {
-    'lesions': 'Look for lesions without an outline, and for outlines on normal bright tissue '
-    '(septum, choroid plexus, cortex, flow artefacts). Distrust the volumes where the brain '
-    'mask or the alignment below is wrong.',
-    'uncertainty': 'Outlines by the entropy of the sampled probability. Look first at unsure '
-    'lesions and at doubtful tissue, where errors are most frequent; a surer lesion may be false '
-    'as well.',
-    'brain': 'The outline should follow the surface of the brain. Distrust volumes and lesions '
-    'where it cuts into the brain or takes in eyes, dura or neck.',
-    'zones': 'The outlines should follow ventricles, cortex and deep grey matter. Distrust volumes '
-    'of zones, and where a lesion is said to lie, where they do not.',
-    'alignment': 'Sulci and ventricles should run on across the tiles, and edges should lie on '
-    'the borders of the anatomy. Distrust everything that uses this contrast where both step '
-    'aside by more than a voxel.',
-    'mosaic': 'Look for motion (ghosts, blur), missing slices, strong shading and clipped '
-    'anatomy. Lesions cannot be trusted where you could not see them yourself.',
-    'before': 'Lesions that appear or grow blink; anatomy that stands still is well aligned. '
-    'Distrust the candidates where the whole head moves or its brightness jumps.',
-    'changemap': 'Lesions outlined by what became of them, on this visit; resolved ones where the '
-    'visit before shows them. Believe a change only if you see it in both pictures above.',
-    'newlesions': 'Each pair shows the visit before and this one in the same window, aligned. '
-    'Believe a new lesion only if it is bright now and was not before, and if its surroundings '
-    'agree.',
-    'visits': 'Tiles alternate between the visits: structures should run on across them. '
-    'Distrust the candidates near any step.',
-    'candidates': 'Each pair shows the visit before and this one in the same window. Believe a '
-    'candidate only if the pictures differ inside the outline and agree around it.',
-    'candidatemosaic': 'All candidates on this visit. Many candidates along the cortex or the '
-    'ventricles point to misalignment or atrophy, not to new lesions.',
-}
-
-
 def _bids(label: str, prefix: str) -> str:
     """Return a label with its prefix exactly once."""
     return f'{prefix}-{label.removeprefix(f"{prefix}-")}'
-
-
-@dataclass(frozen=True)
-class _Files:
-    """Names of the files of one visit."""
-
-    output_dir: Path
-    participant: str
-    session: str | None
-
-    @property
-    def stem(self) -> str:
-        return f'{self.participant}_{self.session}' if self.session else self.participant
-
-    def figure(self, description: str, contrast: str, title: str) -> FigureView:
-        """Read one figure; ``ceT1w`` is the post-contrast T1w."""
-        middle = f'desc-{description}_{contrast}'
-        if contrast == 'ceT1w':
-            middle = f'ce-gadolinium_desc-{description}_T1w'
-        name = f'{self.stem}_{middle}.png'
-        uri = png_data_uri(self.output_dir / self.participant / 'figures' / name)
-        return FigureView(name, title, CAPTIONS.get(description, ''), uri)
-
-    def viewer(self) -> str | None:
-        folder = self.output_dir / self.participant / 'figures'
-        for contrast in ('FLAIR', 'T1w'):
-            try:
-                path = folder / f'{self.stem}_desc-viewer_{contrast}.html'
-                return path.read_text(encoding='utf-8')
-            except (OSError, UnicodeDecodeError):
-                continue
-        return None
-
-    def table(self, description: str, columns: Columns, names: tuple[str, ...]) -> TableView:
-        """Read one table; a missing or broken one becomes a sentence."""
-        folder = self.output_dir / self.participant / (self.session or '') / 'anat'
-        path = folder / f'{self.stem}_desc-{description}_stats.tsv'
-        if not path.exists():
-            return TableView(columns, names, (), f'Not made: {path.name}.')
-        try:
-            frame = read_table(path)
-        except InputError as error:
-            return TableView(columns, names, (), f'{error} Run msapp again for this participant.')
-        absent = [name for name in names if name not in frame.columns]
-        if absent:
-            return TableView(
-                columns, names, (), f'{path.name}: columns {", ".join(absent)} are missing.'
-            )
-        return TableView(columns, names, tuple(_records(frame)), None)
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in frame.to_dict('records')]
 
 
 def _contrasts(section: VisitSection) -> tuple[str, list[str]]:
@@ -241,7 +143,7 @@ def _contrasts(section: VisitSection) -> tuple[str, list[str]]:
     ]
 
 
-def _either(files: _Files, description: str, reference: str, title: str) -> FigureView:
+def _either(files: Files, description: str, reference: str, title: str) -> FigureView:
     """Read a figure on FLAIR or T1w: the expected contrast first, then the other one."""
     expected = files.figure(description, reference, title)
     other = files.figure(description, 'T1w' if reference == 'FLAIR' else 'FLAIR', title)
@@ -249,7 +151,7 @@ def _either(files: _Files, description: str, reference: str, title: str) -> Figu
 
 
 def _present(
-    files: _Files, description: str, expected: Sequence[str], verb: str
+    files: Files, description: str, expected: Sequence[str], verb: str
 ) -> list[FigureView]:
     """Read a figure of every contrast; an absent one counts only where it was expected."""
     names = {'ceT1w': 'post-contrast T1w'}
@@ -260,13 +162,13 @@ def _present(
     return [view for name, view in views.items() if view.uri is not None or name in expected]
 
 
-def _if_made(files: _Files, description: str, reference: str, title: str) -> list[FigureView]:
+def _if_made(files: Files, description: str, reference: str, title: str) -> list[FigureView]:
     """Read a figure that only some runs make."""
     view = _either(files, description, reference, title)
     return [view] if view.uri is not None else []
 
 
-def _pair(files: _Files, since: str) -> PairView:
+def _pair(files: Files, since: str) -> PairView:
     return PairView(
         since=since,
         flicker=(
@@ -282,7 +184,7 @@ def _pair(files: _Files, since: str) -> PairView:
     )
 
 
-def _changes(files: _Files, summary: Mapping[str, Any] | None) -> ChangesView | None:
+def _changes(files: Files, summary: Mapping[str, Any] | None) -> ChangesView | None:
     """Read what became of lesions; None where the summary says that they were not compared."""
     since = (summary or {}).get('lesions_since_session')
     if not isinstance(since, str):
@@ -308,6 +210,17 @@ def _changes(files: _Files, summary: Mapping[str, Any] | None) -> ChangesView | 
     )
 
 
+def _course(output_dir: Path, participant: str, visits: Sequence[VisitView]) -> CourseView | None:
+    """Read what is told of all visits together; None where lesions were not followed."""
+    files = Files(output_dir, participant, None)
+    table = files.participant_table('dissemination', DISSEMINATION)
+    timeline = files.figure('timeline', 'FLAIR', 'Lesions over the visits')
+    compared = any(visit.changes for visit in visits)
+    if not compared and not table.rows:
+        return None
+    return CourseView(timeline if compared else None, HEADING, table)
+
+
 def _since(summary: Mapping[str, Any] | None, previous: VisitView | None) -> str | None:
     """Name of the visit before: from the table, else from the order of the visits."""
     value = (summary or {}).get('since_session')
@@ -324,7 +237,7 @@ def _visit(
     previous: VisitView | None,
 ) -> VisitView:
     session = _bids(section.session, 'ses') if section.session else None
-    files = _Files(output_dir, participant, session)
+    files = Files(output_dir, participant, session)
     summary_table = files.table('summary', VISITS, SUMMARY_ROWS)
     summary = summary_table.rows[0] if len(summary_table.rows) == 1 else None
     reference, others = _contrasts(section)
@@ -396,6 +309,7 @@ def write_participant_report(output_dir: Path, report: ParticipantReport) -> Pat
         report=report,
         participant=participant,
         visits=visits,
+        course=_course(output_dir, participant, visits),
         state=state,
         sentence=sentence,
         columns=VISITS,

@@ -21,6 +21,11 @@ TEXT_COLUMNS = frozenset(
         'identifiers_after',
         'labels_before',
         'labels_after',
+        'state',
+        'criterion',
+        'item',
+        'lesions',
+        'note',
     }
 )
 
@@ -279,6 +284,7 @@ LESIONS: dict[str, Column] = {
     },
 }
 
+_LINKS = 'links between the lesion instances of consecutive visits'
 _INSTANCES = 'voxels of 1 mm^3, lesion instances of both visits, individual space'
 _RATE = 'acq_time of the two visits, years of 365.25 days'
 
@@ -294,11 +300,9 @@ CHANGES: dict[str, Column] = {
     'identifiers_before': _column(
         'Numbers of the lesions at the visit before, the same at all visits, largest first, '
         'separated by commas.',
-        source='links between the lesion instances of consecutive visits',
+        source=_LINKS,
     ),
-    'identifiers_after': _column(
-        'The same at this visit.', source='links between the lesion instances of consecutive visits'
-    ),
+    'identifiers_after': _column('The same at this visit.', source=_LINKS),
     'labels_before': _column(
         'Their numbers in the instance image of the visit before, in the same order.',
         source='instance label',
@@ -362,4 +366,53 @@ CANDIDATES: dict[str, Column] = {
         for axis in 'ijk'
         for side, word, rule in (('start', 'First', 'inclusive'), ('stop', 'End', 'exclusive'))
     },
+}
+
+TRACKS: dict[str, Column] = {
+    **_PARTICIPANT,
+    'identifier': _column(
+        'Number of the lesion, the same at all visits; one that ended never comes back.',
+        'count',
+        _LINKS,
+    ),
+    'visit': _column(
+        'Number of the visit among those whose lesions were followed, from 0.', 'count', _LINKS
+    ),
+    'label': _column(
+        'Number of the lesion in the instance image of the visit; 0 if it has ended.',
+        'count',
+        'instance label',
+    ),
+    'volume_ml': _column('Volume of the lesion at the visit.', 'mL', _INSTANCES),
+    'parent': _column(
+        'Identifier of the lesion that it broke off from since the visit before, else n/a.',
+        'count',
+        _LINKS,
+    ),
+    'merged_into': _column(
+        'Identifier of the lesion that it ended in since the visit before, else n/a.',
+        'count',
+        _LINKS,
+    ),
+    'state': _column(
+        'first, at the first visit; split, of parts that broke off; merged into; else what became '
+        'of it since the visit before, as kind of the changes.',
+        source=_LINKS,
+    ),
+}
+
+_CRITERIA = 'research use only: Thompson et al., Lancet Neurol 2018;17:162-173, not a diagnosis'
+DISSEMINATION: dict[str, Column] = {
+    'participant_id': _PARTICIPANT['participant_id'],
+    'criterion': _column('Dissemination in space or in time.', source=_CRITERIA),
+    'item': _column(
+        'What is asked for; the last item of each criterion is its conclusion.', source=_CRITERIA
+    ),
+    'state': _column(
+        'met, not met or not measured, from automatic segmentations.', source=_CRITERIA
+    ),
+    'lesions': _column(
+        'Identifiers of the lesions that meet it, separated by commas.', source=_CRITERIA
+    ),
+    'note': _column('What the state rests on, and what is missing.', source=_CRITERIA),
 }

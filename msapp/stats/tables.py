@@ -18,7 +18,16 @@ import pandas as pd
 
 from msapp.errors import InputError, InternalError
 from msapp.files import write_atomic
-from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, TEXT_COLUMNS, VISITS, Columns
+from msapp.stats.columns import (
+    CANDIDATES,
+    CHANGES,
+    DISSEMINATION,
+    LESIONS,
+    TEXT_COLUMNS,
+    TRACKS,
+    VISITS,
+    Columns,
+)
 
 MISSING = 'n/a'
 # Six significant digits keep 0.001 ml in a brain of 1,500 ml and 0.001 mm in a head.
@@ -30,6 +39,8 @@ GROUP_TABLES: dict[str, Columns] = {
     'changes': CHANGES,
     'candidates': CANDIDATES,
 }
+# All tables with any number of rows, those of a participant too.
+TABLES: dict[str, Columns] = GROUP_TABLES | {'tracks': TRACKS, 'dissemination': DISSEMINATION}
 # The tables that a visit has where its summary has this measure.
 DUE = {
     'lesions': 'lesion_count',

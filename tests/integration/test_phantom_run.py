@@ -333,6 +333,27 @@ def test_changes_account_for_every_lesion_of_both_visits(processed):
         assert changes['change_ml_per_year'].notna().all()  # the phantom has times
 
 
+def test_tracks_hold_every_lesion_of_every_visit_once(processed):
+    for participant in ('sub-01', 'sub-02'):
+        tracks = read(processed.out / participant / f'{participant}_desc-tracks_stats.tsv')
+        for session in ('ses-1', 'ses-2'):
+            path = Path(f'{stem(processed.out, participant, session)}_desc-lesions_stats.tsv')
+            lines = tracks[(tracks['session_id'] == session) & (tracks['label'] > 0)]
+            assert lines['identifier'].is_unique
+            assert sorted(lines['label']) == read(path)['lesion'].tolist()
+        figure = f'{participant}/figures/{participant}_desc-timeline_FLAIR.png'
+        assert (processed.out / figure).exists()
+
+
+def test_without_zones_no_item_of_the_criteria_is_measured(processed):
+    for participant in ('sub-01', 'sub-02'):
+        table = read(processed.out / participant / f'{participant}_desc-dissemination_stats.tsv')
+        assert set(table['state']) == {'not measured'}
+        assert table['note'].str.contains('--brain-extraction network').all()
+        page = (processed.out / f'{participant}.html').read_text(encoding='utf-8')
+        assert 'Research use: imaging items of the McDonald criteria 2017' in page
+
+
 def test_the_change_image_shows_the_lesions_of_this_visit_and_what_resolved(processed):
     for participant in ('sub-01', 'sub-02'):
         before, now = (stem(processed.out, participant, name) for name in ('ses-1', 'ses-2'))
@@ -374,7 +395,7 @@ def test_group_tables_hold_every_visit_and_every_row(processed):
 
 def test_every_column_has_a_description(processed):
     tables = [*processed.out.glob('*_stats.tsv'), *processed.out.glob('sub-*/**/*_stats.tsv')]
-    assert len(tables) == 4 + 4 + 4 + 2 + 2
+    assert len(tables) == 4 + 4 + 4 + 2 + 2 + 2 + 2
     for path in tables:
         dictionary = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
         assert list(read(path).columns) == list(dictionary)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from msapp.bids.names import contrast_entities, derivative_path, figure_path
+from msapp.bids.names import contrast_entities, derivative_path, figure_path, participant_path
 from msapp.errors import InternalError
 
 NII, MNI = '.nii.gz', 'MNI152NLin2009aSym'
@@ -129,6 +129,11 @@ def test_an_entity_without_a_value_is_an_error():
 def test_labels_are_taken_with_and_without_their_prefixes():
     entities = {'suffix': 'T1w', 'extension': NII}
     assert derivative_path('01', '2', **entities) == derivative_path('sub-01', 'ses-2', **entities)
+
+
+def test_a_table_of_all_visits_lies_beside_the_sessions():
+    path = participant_path('sub-01', desc='tracks', suffix='stats', extension='.tsv')
+    assert path.as_posix() == 'sub-01/sub-01_desc-tracks_stats.tsv'
 
 
 @pytest.mark.parametrize('contrast', ['FLAIR', 'T1w', 'T2w'])

@@ -8,7 +8,7 @@ from PIL import Image
 from msapp.reports.group import days_since_first, outliers, robust_z, write_group_report
 from msapp.reports.html import show
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
-from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, VISITS
+from msapp.stats.columns import CANDIDATES, CHANGES, DISSEMINATION, LESIONS, VISITS
 from msapp.stats.tables import collect_group, write_table
 
 ODD = '"><script>alert(1)</script>'
@@ -143,12 +143,34 @@ def test_new_and_resolved_lesions_come_first_and_stable_ones_are_folded_away(tmp
     shown = page[page.index('Changes: ses-2 since ses-0</h2>') :]
     assert '<p class="note">only as good</p>' in shown
     assert '2 new, 1 resolved, 0 enlarged, 1 shrunken, 0 split' in shown
+    first = page[: page.index('Summary of the visits</h2>')]
+    assert 'ses-2 since ses-0</a>: 2 new, 1 resolved' in first
+    assert 'sub-01_desc-timeline_FLAIR.png' in page
     cells = re.findall(r'>(new|resolved|shrunken|stable)</td>', shown)
     assert cells == ['new', 'new', 'resolved', 'shrunken', 'stable']
     assert shown.index('>0.750</td>') < shown.index('>0.500</td>')
     assert shown.index('1 stable lesion</summary>') < shown.index('>stable</td>')
     assert 'sub-01_ses-2_desc-newlesions_FLAIR.png' in shown
     assert 'Candidates since' not in shown
+
+
+def test_the_criteria_are_headed_research_use(tmp_path):
+    summary(tmp_path, 'sub-01', 'ses-1')
+    item = row(
+        DISSEMINATION,
+        participant_id='sub-01',
+        criterion='space',
+        item='periventricular',
+        state='met',
+        lesions='1,4',
+    )
+    path = tmp_path / 'sub-01' / 'sub-01_desc-dissemination_stats.tsv'
+    write_table(path, [item], DISSEMINATION)
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
+    shown = page.partition('Research use: imaging items of the McDonald criteria 2017</h3>')[2]
+    assert re.search(r'Research use only: .*?Not a diagnosis\.</p>', shown)
+    assert '>1,4</td>' in shown
+    assert 'desc-timeline' not in page  # one visit has none
 
 
 def test_a_visit_that_was_not_compared_has_no_changes(tmp_path):

@@ -5,8 +5,17 @@ import numpy as np
 import pytest
 
 from msapp.errors import InputError, InternalError
-from msapp.lesions.change import CHANGE_COLUMNS, Comparison
-from msapp.stats.columns import CANDIDATES, CHANGES, LESIONS, TEXT_COLUMNS, VISITS
+from msapp.lesions import dissemination
+from msapp.lesions.change import CHANGE_COLUMNS, TRACK_COLUMNS, Comparison
+from msapp.stats.columns import (
+    CANDIDATES,
+    CHANGES,
+    DISSEMINATION,
+    LESIONS,
+    TEXT_COLUMNS,
+    TRACKS,
+    VISITS,
+)
 from msapp.stats.tables import (
     collect_group,
     read_table,
@@ -35,7 +44,7 @@ def visit_files(root, participant='sub-01', session='ses-1', **values):
     return folder
 
 
-@pytest.mark.parametrize('columns', [VISITS, LESIONS, CHANGES, CANDIDATES])
+@pytest.mark.parametrize('columns', [VISITS, LESIONS, CHANGES, CANDIDATES, TRACKS, DISSEMINATION])
 def test_every_measure_has_a_description_a_unit_and_a_source(columns):
     for name, entry in columns.items():
         assert entry['Description'].endswith('.')
@@ -46,6 +55,8 @@ def test_every_measure_has_a_description_a_unit_and_a_source(columns):
 def test_the_tables_have_the_columns_that_comparisons_give():
     assert [name for name in CHANGES if name in CHANGE_COLUMNS] == list(CHANGE_COLUMNS)
     assert set(CHANGES) - set(CHANGE_COLUMNS) <= set(CANDIDATES)  # what names a row
+    assert list(TRACKS) == ['participant_id', 'session_id', *TRACK_COLUMNS]
+    assert list(DISSEMINATION) == ['participant_id', *dissemination.COLUMNS]
     assert set(Comparison([], np.zeros((1, 1, 1), np.uint8)).measures()) <= set(VISITS)
 
 
@@ -175,6 +186,13 @@ def test_a_table_in_the_folder_of_another_participant_is_left_out(tmp_path):
     tables = collect_group(tmp_path)
     assert len(tables.visits) == 0
     assert any('does not match the folder sub-02' in problem for problem in tables.problems)
+
+
+def test_tables_of_a_participant_are_no_visit_of_the_group(tmp_path):
+    visit_files(tmp_path)
+    write_table(tmp_path / 'sub-01' / 'sub-01_desc-tracks_stats.tsv', [], TRACKS)
+    tables = collect_group(tmp_path)
+    assert (len(tables.visits), tables.problems) == (1, ())
 
 
 def test_an_empty_output_gives_a_problem_and_empty_tables(tmp_path):

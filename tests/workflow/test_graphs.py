@@ -37,6 +37,7 @@ HEAVY = (
     lesions.TrackLesions,
 )
 HEAVY_GB = 2.0
+OF_NO_VISIT = ('tracks', 'dissemination', 'timeline')
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ def test_candidates_are_sought_in_every_consecutive_pair_of_flairs(case, graph):
 @ALL
 def test_lesions_are_followed_over_all_visits_with_flair(case, graph):
     both = {'lesions', 'longitudinal'} <= set(case.tasks)
-    tracked = case.with_flair if both and case.with_flair > 1 else 0
+    tracked = case.with_flair if both else 0
     tracks = of_kind(graph, lesions.TrackLesions)
     assert len(tracks) == (tracked > 0)
     assert len(of_kind(graph, lesions.TakePair)) == max(tracked - 1, 0)
@@ -178,6 +179,10 @@ def test_lesions_are_followed_over_all_visits_with_flair(case, graph):
         assert len(node.inputs.years) == tracked - 1
     maps = [name for name in written(graph) if 'space-individual_desc-change_dseg.nii' in name]
     assert len(maps) == max(tracked - 1, 0)
+    whole = {'sub-01/figures/sub-01_desc-timeline_FLAIR.png', 'sub-01/sub-01_desc-tracks_stats.tsv'}
+    assert (whole <= set(written(graph))) == (tracked > 1)
+    items = 'sub-01/sub-01_desc-dissemination_stats.tsv'
+    assert (items in written(graph)) == (tracked > 0)
 
 
 @ALL
@@ -225,6 +230,9 @@ def test_every_sink_has_a_name_below_its_participant(case, graph):
     for name in written(graph):
         parts = Path(name).parts
         assert parts[0] == 'sub-01'
+        if parts[-1].partition('_desc-')[2].partition('_')[0] in OF_NO_VISIT:
+            assert 'ses-' not in name
+            continue
         assert parts[1] == 'figures' or parts[-2] == 'anat'
         assert ('ses-' in name) == (case.sessions[0] is not None)
 

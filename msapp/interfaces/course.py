@@ -1,0 +1,59 @@
+"""Nodes about all visits of a participant together: dissemination in space and time."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nipype.interfaces.base import traits
+
+from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec
+
+NO_ZONES = (
+    'where lesions lie is not known: it needs zones of the brain, which --brain-extraction '
+    'network tells'
+)
+
+
+class _AssessInput(BaseInterfaceInputSpec):
+    tracks = traits.List(traits.Dict(), mandatory=True)
+    visits = traits.List(traits.Str(), mandatory=True, desc='names, in order of time')
+    lesions = traits.List(
+        traits.List(traits.Dict()), mandatory=True, desc='table of lesions of each visit'
+    )
+    located = traits.Bool(mandatory=True, desc='whether these tables say where lesions lie')
+
+
+class _AssessOutput(TraitedSpec):
+    rows = traits.List(traits.Dict())
+
+
+class AssessDissemination(NodeInterface):
+    """Imaging items of the McDonald criteria 2017; see `msapp.lesions.dissemination`."""
+
+    input_spec, output_spec = _AssessInput, _AssessOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        import pandas as pd
+
+        from msapp.lesions import dissemination
+        from msapp.lesions.change import TRACK_COLUMNS
+
+        if not self.inputs.located:
+            return {'rows': dissemination.not_assessed(NO_ZONES).table.to_dict('records')}
+        tracks = pd.DataFrame(self.inputs.tracks, columns=list(TRACK_COLUMNS))
+        findings = [
+            dissemination.gather_findings(
+                tracks,
+                number,
+                name,
+                {row['lesion']: row['location'] for row in rows},
+                {row['lesion']: row['extent_mm'] for row in rows},
+            )
+            for number, (name, rows) in enumerate(
+                zip(self.inputs.visits, self.inputs.lesions, strict=True)
+            )
+        ]
+        found = dissemination.assess_dissemination(findings)
+        return {'rows': found.table.to_dict('records')}
