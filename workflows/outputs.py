@@ -384,7 +384,7 @@ class VisitSinks(Sinks):
         instances and table of the later visit's lesions as ``lesions`` and ``lesion_rows``.
         """
         map_path = self._figure_path('changemap', 'FLAIR')
-        title = f'{labels[1]}: what became of lesions since {labels[0]}'
+        title = f'{labels[1]}: lesions since {labels[0]}'
         drawn = self._add(figures.DrawChangeMap(), 'draw_changemap', map_path, title=title)
         self.workflow.connect(*second, drawn, 'image')
         self.workflow.connect(*brain_mask, drawn, 'brain_mask')

@@ -11,8 +11,8 @@ from nipype.interfaces.base import File, traits
 from msapp.interfaces.base import NodeInterface, array, label_array, load, mask_array
 from msapp.interfaces.outputs import SinkInput, SinkOutput
 
-# Rows of the panel of new lesions; more make a picture that is too large.
-MOST_NEW_LESIONS = 12
+# Rows of the panel of new lesions; with more, too few grey levels are left in the picture.
+MOST_NEW_LESIONS = 8
 
 
 class _MosaicInput(SinkInput):

@@ -164,7 +164,11 @@ def change_map(
     -------
     Path
     """
-    contours = [(classes == CLASSES[name], colour, name) for name, colour in CHANGE_COLOURS.items()]
+    contours = [
+        (classes == CLASSES[name], colour, name)
+        for name, colour in CHANGE_COLOURS.items()
+        if (classes == CLASSES[name]).any()
+    ]
     quiet = [CLASSES[name] for name in QUIET_CHANGES]
     events = (classes > 0) & ~np.isin(classes, quiet)
     return mosaic(
