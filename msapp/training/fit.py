@@ -46,6 +46,8 @@ from msapp.training.recipe import Recipe
 VALIDATION_SEED = 20240
 CHECKPOINT = 'last.ckpt'
 SECONDS_PER_MINUTE = 60
+# Steps; a training of fewer is logged at its end.
+LOG_EVERY = 10
 # The task whose samples are pairs of visits.
 PAIRS = 'longitudinal'
 
@@ -275,14 +277,14 @@ def _trainer(
         val_check_interval=schedule.validate_every,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(LOG_EVERY, schedule.steps),
         gradient_clip_val=1.0,
         enable_progress_bar=False,
         enable_model_summary=False,
         enable_checkpointing=False,
         # A logger empties the folder it is given.
         logger=CSVLogger(
-            out, name='log', version=f'from-{resumed:06}', flush_logs_every_n_steps=10
+            out, name='log', version=f'from-{resumed:06}', flush_logs_every_n_steps=LOG_EVERY
         ),
         callbacks=[
             KeepCheckpoint(out / 'checkpoints' / CHECKPOINT, schedule.checkpoint_minutes),
