@@ -47,7 +47,7 @@ class Settings(BaseModel):
 
     tasks: tuple[Task, ...] = ('lesions', 'longitudinal')
     lesion_model: ModelName = 'threshold'
-    brain_extraction: Literal['network', 'bet', 'template'] = 'template'
+    brain_extraction: Literal['network', 'bet', 'template'] = 'network'
     output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
     flips: bool = False
     mc_samples: int = Field(default=0, ge=0)

@@ -24,7 +24,15 @@ VISITS = {
     ('sub-02', 'ses-1'): ('FLAIR',),
     ('sub-02', 'ses-2'): ('FLAIR',),
 }
+# Folders in the order in which their tests run: the fast ones first.
+ORDER = ('unit', 'property', 'workflow', 'container', 'hpc', 'integration', 'fault')
 NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1w', 'T2w': 'T2w', 'ceT1w': 'ce-gadolinium_T1w'}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sort tests by their folder; doctests, which lie in none of them, come first."""
+    folders = {name: number for number, name in enumerate(ORDER)}
+    items.sort(key=lambda item: folders.get(item.path.parent.name, -1))
 
 
 @dataclass(frozen=True)

@@ -121,8 +121,8 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--brain-extraction',
         choices=('network', 'bet', 'template'),
-        help='template: MNI template by ANTs (default); bet: FSL, where installed; network: not '
-        'shipped in this version',
+        help='network (default): any contrast, tells zones of the brain as well; template: MNI '
+        'template by ANTs; bet: FSL, where installed',
     )
     group.add_argument(
         '--output-spaces',

@@ -85,15 +85,16 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
     if settings.flips and 'lesions' not in models:
         raise MissingDependencyError('--flips needs a network for lesions; leave it out.')
     asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
-    supported = {flag for spec in models.values() for flag in spec.supports}
+    able = [spec for task, spec in models.items() if task != 'anatomy']
+    supported = {flag for spec in able for flag in spec.supports}
     for flag, given in asked:
-        if given and not models:
+        if given and not able:
             raise MissingDependencyError(
                 '--mc-samples and --explain need a network; the classical model has no '
                 'uncertainty and no relevance to show.'
             )
         if given and flag not in supported:
-            names = ', '.join(spec.name for spec in models.values())
+            names = ', '.join(spec.name for spec in able)
             raise MissingDependencyError(
                 f'--{flag}: no model of this run was made for it ({names}). Leave it out.'
             )

@@ -16,7 +16,6 @@ from scipy import ndimage
 
 from msapp.errors import InputError, MissingDependencyError
 from msapp.imaging import geometry, registration
-from msapp.imaging.tissue import zone_share
 
 # Adults' intracranial volume lies between about 1.0 and 2.1 litres; MNI's brain mask has 1.9.
 SKULL_STRIPPED_MAX_ML = 2200.0
@@ -210,7 +209,10 @@ def brain_from_zones(
     given_mask: nib.spatialimages.SpatialImage | None = None,
     seed: int = 0,
 ) -> BrainExtraction:
-    """Read brain and tissues from the zones of a network, and find the affine map from MNI.
+    """Read the brain from the zones of a network, and find the affine map from MNI.
+
+    Tissue maps are the template's, laid over by that map: where white matter is certain must not
+    depend on whether a network took the bottom of a sulcus for it.
 
     Parameters
     ----------
@@ -240,10 +242,14 @@ def brain_from_zones(
     from_mni = _affine_from_template(
         template, geometry.like(shown, head), seed, geometry.like(brain, grid)
     )
+    white, grey = (
+        geometry.resample(tissue, grid, np.linalg.inv(from_mni)) * brain
+        for tissue in (template.white_matter, template.grey_matter)
+    )
     return BrainExtraction(
         brain=geometry.like(brain, grid),
-        white_matter=geometry.like(zone_share(probabilities, 'white_matter') * brain, grid),
-        grey_matter=geometry.like(zone_share(probabilities, 'cortex', 'deep_grey') * brain, grid),
+        white_matter=geometry.like(white, grid),
+        grey_matter=geometry.like(grey, grid),
         from_mni=from_mni,
         similarity=_similarity(template, image, from_mni),
         was_stripped=is_skull_stripped(image),

@@ -43,28 +43,6 @@ def zone_mask(zones: np.ndarray, *names: str) -> np.ndarray:
     return np.isin(zones, _numbers(names))
 
 
-def zone_share(probabilities: np.ndarray, *names: str) -> np.ndarray:
-    """Return the probability of some zones together.
-
-    Parameters
-    ----------
-    probabilities : (I, J, K, 8) ndarray
-        Probability of each of `ZONES`.
-    *names : str
-
-    Returns
-    -------
-    (I, J, K) ndarray
-
-    Raises
-    ------
-    ValueError
-        If a name is not one of `ZONES`.
-    """
-    share: np.ndarray = probabilities[..., _numbers(names)].sum(axis=-1)
-    return share
-
-
 def zones_on_grid(
     probabilities: nib.Nifti1Image,
     mask: np.ndarray,

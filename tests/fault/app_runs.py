@@ -27,7 +27,7 @@ from msapp.imaging.geometry import load_transform
 MSAPP = Path(sys.executable).with_name('msapp')
 # One thread and one seed: the same numbers to the last bit.
 FLAGS = ('--sloppy', '--random-seed', '1', '--omp-nthreads', '1', '--nprocs', '2')
-FLAGS += ('--skip-bids-validation',)
+FLAGS += ('--skip-bids-validation', '--brain-extraction', 'template')
 TIMEOUT_S = 900
 DEATH_S = 10
 # Where runs keep what is theirs alone; everything else is the result.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -56,7 +57,7 @@ def test_names_of_folders_language_and_zone_change_no_result(bids, undisturbed, 
         'unicode_escape'
     )
     again = call.run()
-    assert ', 0 steps run, 30 reused' in again.out
+    assert re.search(r', 0 steps run, [1-9]\d* reused', again.out)
     completes(again, call, undisturbed, DESCRIPTION)
 
 

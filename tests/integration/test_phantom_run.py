@@ -81,7 +81,10 @@ def expected_files(
         yield f'{prefix}_from-individual_to-{MNI}_mode-image_xfm.txt'
         pictures += [f'_space-{space}_desc-brain_mask' for space in ('orig', 'individual')]
         pictures += [f'_space-{space}_label-L_mask' for space in ('orig', 'individual', MNI)]
-        labelled, tables = ['_space-individual_desc-lesions_dseg'], ['summary', 'lesions']
+        labelled = [
+            f'_space-individual_desc-{name}_dseg' for name in ('zones', 'lesions', 'locations')
+        ]
+        tables = ['summary', 'lesions']
         if session == 'ses-2':
             labelled += [
                 f'_space-individual_desc-{name}_dseg' for name in ('candidatessince1', 'change')
@@ -289,7 +292,7 @@ def test_tables_have_a_row_of_the_right_volume_for_every_label(
 def test_masks_hold_the_same_voxels_as_the_labels(processed):
     for labels in processed.out.glob('sub-*/ses-*/anat/*_dseg.nii.gz'):
         visit = '_'.join(labels.name.split('_')[:2])
-        if 'desc-change_' in labels.name:
+        if not re.search('desc-(lesions|candidates)', labels.name):
             continue
         name = 'label-L' if 'desc-lesions' in labels.name else 'label-newcandidate_desc-since1'
         mask = array(labels.parent / f'{visit}_space-individual_{name}_mask.nii.gz')
@@ -345,11 +348,12 @@ def test_tracks_hold_every_lesion_of_every_visit_once(processed):
         assert (processed.out / figure).exists()
 
 
-def test_without_zones_no_item_of_the_criteria_is_measured(processed):
+def test_items_of_the_criteria_are_measured_but_for_the_cord(processed):
     for participant in ('sub-01', 'sub-02'):
         table = read(processed.out / participant / f'{participant}_desc-dissemination_stats.tsv')
-        assert set(table['state']) == {'not measured'}
-        assert table['note'].str.contains('--brain-extraction network').all()
+        cord = table['item'].str.contains('cord')
+        assert (table.loc[cord, 'state'] == 'not measured').all()
+        assert 'met' in set(table.loc[~cord, 'state'])
         page = (processed.out / f'{participant}.html').read_text(encoding='utf-8')
         assert 'Research use: imaging items of the McDonald criteria 2017' in page
 

@@ -18,6 +18,7 @@ from msapp import __version__
 from msapp.synthesis.phantom import write_phantom
 
 FLAGS = ('--sloppy', '--random-seed', '1', '--omp-nthreads', '1', '--skip-bids-validation')
+FLAGS += ('--brain-extraction', 'template')
 # What differs between runs and may: who holds the folders, when, on which machine; and the
 # intermediate files, which are no result.
 NO_RESULT = ('logs', 'work', '.locks')
