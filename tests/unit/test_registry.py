@@ -60,7 +60,8 @@ def model(tmp_path):
 
 
 def settings(**changes):
-    return Settings(bids_dir='/bids', output_dir='/out', levels=('participant',), **changes)
+    given = {'brain_extraction': 'template'} | changes
+    return Settings(bids_dir='/bids', output_dir='/out', levels=('participant',), **given)
 
 
 # --- Writing and reading -------------------------------------------------------------------------
