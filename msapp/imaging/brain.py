@@ -31,6 +31,8 @@ AFFINE_STAGES: tuple[tuple[registration.Kind, tuple[int, int, int]], ...] = (
 )
 TEMPLATE_VOXEL_MM = 2
 MARGIN_MM = 8.0
+# Probability of a network from which a voxel may be brain.
+POSSIBLE_BRAIN = 0.1
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,8 @@ def brain_from_zones(
     grid = geometry.like(probabilities[..., 0], zones)
     known = _known_brain(image, given_mask, grid)
     brain = 1 - probabilities[..., 0] if known is None else known
+    # A network is never quite sure; what it hardly believes must not count where masks are above 0.
+    brain = np.where(brain < POSSIBLE_BRAIN, 0, brain)
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
     shown = np.asanyarray(head.dataobj) * geometry.resample(geometry.like(brain, grid), head)
     from_mni = _affine_from_template(

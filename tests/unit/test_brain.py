@@ -117,6 +117,14 @@ def test_zones_give_brain_tissues_and_the_map_from_mni(template):
     assert found.similarity > 1.3
 
 
+def test_what_a_network_hardly_believes_is_no_brain(template):
+    shares = 0.96 * zones_of(template) + 0.04 / len(ZONES)
+    found = brain.brain_from_zones(
+        template.image, nib.Nifti1Image(shares.astype(np.float32), template.image.affine)
+    )
+    assert np.array_equal(found.brain.get_fdata() > 0, template.brain.get_fdata() > 0)
+
+
 def test_a_mask_that_is_given_bounds_the_tissues_of_zones(template):
     given = template.brain.get_fdata() > 0
     given[: given.shape[0] // 2] = False
