@@ -46,6 +46,15 @@ BASELINE_CAUTION = (
     'These lesions come from the classical baseline. Where it finds a lesion at one visit and '
     'misses it at the other, the lesion is called new or resolved, which happens often.'
 )
+# Why the imaging items of the McDonald criteria cannot be told.
+NO_ZONES = (
+    'where lesions lie is not known: it needs zones of the brain, which --brain-extraction '
+    'network tells'
+)
+NO_NETWORK = (
+    'lesions come from the classical baseline, which outlines normal tissue as well: no item may '
+    'rest on it. Give a network by --lesion-model'
+)
 # Limits of `msapp.lesions.change` with their unit and source, for sidecars.
 LIMITS: dict[str, dict[str, Any]] = {
     'LeastOverlap': {
@@ -104,6 +113,13 @@ def tracked_visits(visits: Sequence[Visit], settings: Settings) -> tuple[int, ..
         if 'FLAIR' in visit.images and can_find_lesions(visit, settings)
     ]
     return tuple(found) if _tracks(settings) else ()
+
+
+def _obstacle(settings: Settings) -> str:
+    """Say why dissemination cannot be told; empty where it can."""
+    if 'lesions' not in models_for(settings):
+        return NO_NETWORK
+    return '' if settings.brain_extraction == NETWORK else NO_ZONES
 
 
 def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workflow:
@@ -173,7 +189,7 @@ def _add_dissemination(workflow: pe.Workflow, visits: Sequence[Visit], settings:
         AssessDissemination(),
         'assess_dissemination',
         visits=[visit.name for visit in visits],
-        located=settings.brain_extraction == NETWORK,
+        obstacle=_obstacle(settings),
     )
     # Rows are no files, so what lists them may move with the work folder.
     merge = make_node(niu.Merge(len(visits), no_flatten=True), 'merge_rows')

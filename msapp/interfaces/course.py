@@ -9,11 +9,6 @@ from nipype.interfaces.base import traits
 
 from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec
 
-NO_ZONES = (
-    'where lesions lie is not known: it needs zones of the brain, which --brain-extraction '
-    'network tells'
-)
-
 
 class _AssessInput(BaseInterfaceInputSpec):
     tracks = traits.List(traits.Dict(), mandatory=True)
@@ -21,7 +16,7 @@ class _AssessInput(BaseInterfaceInputSpec):
     lesions = traits.List(
         traits.List(traits.Dict()), mandatory=True, desc='table of lesions of each visit'
     )
-    located = traits.Bool(mandatory=True, desc='whether these tables say where lesions lie')
+    obstacle = traits.Str('', usedefault=True, desc='why nothing can be told, where that is so')
 
 
 class _AssessOutput(TraitedSpec):
@@ -40,8 +35,9 @@ class AssessDissemination(NodeInterface):
         from msapp.lesions import dissemination
         from msapp.lesions.change import TRACK_COLUMNS
 
-        if not self.inputs.located:
-            return {'rows': dissemination.not_assessed(NO_ZONES).table.to_dict('records')}
+        if self.inputs.obstacle:
+            found = dissemination.not_assessed(self.inputs.obstacle)
+            return {'rows': found.table.to_dict('records')}
         tracks = pd.DataFrame(self.inputs.tracks, columns=list(TRACK_COLUMNS))
         findings = [
             dissemination.gather_findings(

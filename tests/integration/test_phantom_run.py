@@ -348,12 +348,11 @@ def test_tracks_hold_every_lesion_of_every_visit_once(processed):
         assert (processed.out / figure).exists()
 
 
-def test_items_of_the_criteria_are_measured_but_for_the_cord(processed):
+def test_no_item_of_the_criteria_rests_on_the_baseline(processed):
     for participant in ('sub-01', 'sub-02'):
         table = read(processed.out / participant / f'{participant}_desc-dissemination_stats.tsv')
-        cord = table['item'].str.contains('cord')
-        assert (table.loc[cord, 'state'] == 'not measured').all()
-        assert 'met' in set(table.loc[~cord, 'state'])
+        assert set(table['state']) == {'not measured'}
+        assert table['note'].str.contains('classical baseline').all()
         page = (processed.out / f'{participant}.html').read_text(encoding='utf-8')
         assert 'Research use: imaging items of the McDonald criteria 2017' in page
 

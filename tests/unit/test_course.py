@@ -12,6 +12,8 @@ from msapp.interfaces.lesions import TakePair, TrackLesions
 from msapp.lesions.change import CLASSES
 from msapp.lesions.dissemination import not_assessed
 from msapp.reports.timeline import TimelinePoint, days_since_first, timeline
+from msapp.settings import Settings
+from msapp.workflows import changes
 
 SHAPE = (30, 32, 34)
 OLD, NEW = (slice(8, 12),) * 3, (slice(20, 25),) * 3
@@ -116,14 +118,13 @@ def test_places_and_new_lesions_meet_the_items(tracked, tmp_path):
         tracks=found.tracks,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=lesions,
-        located=True,
     )
     assert states['dissemination_in_space'] == ('met', '1,2')
     assert states['new_t2_lesion'] == ('met', '2')
     assert states['juxtacortical'][0] == 'not met'
 
 
-def test_without_zones_nothing_is_measured_and_the_reason_is_told(tracked, tmp_path):
+def test_with_an_obstacle_nothing_is_measured_and_the_reason_is_told(tracked, tmp_path):
     _, found = tracked
     rows = run(
         AssessDissemination,
@@ -131,10 +132,10 @@ def test_without_zones_nothing_is_measured_and_the_reason_is_told(tracked, tmp_p
         tracks=found.tracks,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=[[{'lesion': 1}]] * 3,
-        located=False,
+        obstacle='no zones of the brain',
     ).rows
     assert {row['state'] for row in rows} == {'not measured'}
-    assert all('--brain-extraction network' in row['note'] for row in rows)
+    assert all(row['note'] == 'no zones of the brain' for row in rows)
     assert [row['item'] for row in rows] == not_assessed('')[1]['item'].tolist()
 
 
@@ -145,7 +146,6 @@ def test_one_visit_can_be_disseminated_in_space_but_not_compared(tmp_path):
         tracks=[{**first, 'identifier': number, 'label': number} for number in (1, 2)],
         visits=['the visit'],
         lesions=[[lesion(1, 'periventricular'), lesion(2, 'juxtacortical')]],
-        located=True,
     )
     assert states['dissemination_in_space'] == ('met', '1,2')
     assert states['new_t2_lesion'][0] == 'not measured'
@@ -185,3 +185,21 @@ def test_new_lesions_are_marked_in_red_and_nothing_else_is(tmp_path, times):
         drawn.append(((pixels[..., 0] > 150) & (pixels[..., 1:] < 70).all(axis=-1)).sum())
     assert drawn[0] == 0
     assert drawn[1] > 50
+
+
+@pytest.mark.parametrize(
+    ('brain', 'models', 'reason'),
+    [
+        ('network', {}, 'classical baseline'),
+        ('template', {'lesions': None}, '--brain-extraction network'),
+        ('network', {'lesions': None}, ''),
+    ],
+)
+def test_the_criteria_need_zones_and_a_network_for_lesions(monkeypatch, brain, models, reason):
+    monkeypatch.setattr(changes, 'models_for', lambda settings: models)
+    settings = Settings(
+        bids_dir='/bids', output_dir='/out', levels=('participant',), brain_extraction=brain
+    )
+    obstacle = changes._obstacle(settings)
+    assert reason in obstacle
+    assert bool(obstacle) == bool(reason)
