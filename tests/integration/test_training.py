@@ -17,7 +17,7 @@ from msapp.cli.train import main
 from msapp.errors import UsageError
 from msapp.models.registry import load_network, load_spec
 from msapp.synthesis.heads import Head
-from msapp.training.data import make_settings
+from msapp.training.data import make_pair_settings, make_settings
 from msapp.training.module import dice_per_class
 from msapp.training.recipe import RECIPES, load_recipe
 
@@ -162,12 +162,14 @@ def test_what_cannot_be_is_said(folder, trained, capsys, flags, message, code):
 @pytest.mark.parametrize('path', sorted(RECIPES.glob('*.toml')), ids=lambda path: path.stem)
 def test_every_recipe_is_valid(path):
     recipe = load_recipe(path.stem)
-    settings = make_settings(recipe)
+    make = make_pair_settings if recipe.task == 'longitudinal' else make_settings
+    settings = make(recipe)
     assert settings.shape == recipe.window
     for case in recipe.data.real:
         assert set(case.images) <= {channel.name for channel in recipe.channels}
-    for fold in recipe.data.folds.values():
-        assert set(fold) <= {case.name for case in recipe.data.real}
+    data = recipe.data
+    for fold in data.folds.values():
+        assert set(fold) <= {item.name for item in (*data.real, *data.pairs, *data.visits)}
 
 
 @pytest.mark.parametrize(
