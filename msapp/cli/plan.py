@@ -83,7 +83,9 @@ def _check_networks(settings: Settings, models: Mapping[str, ModelSpec]) -> None
 def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
     """Refuse ``--flips``, ``--mc-samples``, ``--explain`` where no model is made for them."""
     if settings.flips and 'lesions' not in models:
-        raise MissingDependencyError('--flips needs a network for lesions; leave it out.')
+        raise MissingDependencyError(
+            '--flips needs a network for lesions: name one by --lesion-model, or leave it out.'
+        )
     asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
     able = [spec for task, spec in models.items() if task != 'anatomy']
     supported = {flag for spec in able for flag in spec.supports}
