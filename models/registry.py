@@ -39,8 +39,8 @@ SPEC_FILE = 'model.toml'
 # Models are kept in the source tree and in the image; half precision halves them.
 MAX_WEIGHTS_MB = 16
 BYTES_PER_MB = 1_000_000
-# The lesion model that has no folder: the classical baseline of msapp.lesions.
-CLASSICAL = 'threshold'
+# What stands for a task where no network is chosen: the classical methods of msapp.lesions.
+CLASSICAL = {'lesions': 'threshold', 'longitudinal': 'candidates'}
 
 
 def find_models(folder: Path | None = None) -> dict[str, Path]:
@@ -71,7 +71,7 @@ def load_spec(name_or_path: str | Path, *, folder: Path | None = None) -> ModelS
     if name_or_path not in found:
         raise MissingDependencyError(
             f'{name_or_path}: no such model is installed. Available: '
-            f'{", ".join([CLASSICAL, *found])}. A model of your own is given by the path of its '
+            f'{", ".join(found) or "none"}. A model of your own is given by the path of its '
             f'folder, such as ./{name_or_path}.'
         )
     return _read_spec(found[name_or_path])
@@ -91,12 +91,17 @@ def models_for(settings: Settings, *, folder: Path | None = None) -> dict[str, M
     Raises
     ------
     MissingDependencyError
-        If ``--lesion-model`` names no model, or one for another task.
+        If ``--lesion-model`` or ``--new-lesion-method`` names no model, or one for another task.
     """
     models: dict[str, ModelSpec] = {}
-    if settings.lesion_model != CLASSICAL:
-        spec = _lesion_model(settings.lesion_model, folder)
-        models |= {spec.task: spec} if spec.task in settings.tasks else {}
+    chosen = {
+        'lesions': ('--lesion-model', settings.lesion_model),
+        'longitudinal': ('--new-lesion-method', settings.new_lesion_method),
+    }
+    for task, (flag, name) in chosen.items():
+        if name != CLASSICAL[task]:
+            spec = _chosen_model(task, flag, name, folder)
+            models |= {task: spec} if task in settings.tasks else {}
     wanted = ['anatomy'] if settings.brain_extraction == 'network' else []
     if 'enhancement' in settings.tasks:
         wanted.append('enhancement')
@@ -187,14 +192,16 @@ def save_model(folder: Path, spec: ModelSpec, network: nn.Module) -> ModelSpec:
     return spec
 
 
-def _lesion_model(name_or_path: str, folder: Path | None) -> ModelSpec:
+def _chosen_model(task: str, flag: str, name_or_path: str, folder: Path | None) -> ModelSpec:
+    """Read the model that a flag names, and make sure that it is for the task."""
+    without = f'Without a network: {CLASSICAL[task]}.'
     try:
         spec = load_spec(name_or_path, folder=folder)
     except MissingDependencyError as error:
-        raise MissingDependencyError(f'--lesion-model {error}') from error
-    if spec.task != 'lesions':
+        raise MissingDependencyError(f'{flag} {error} {without}') from error
+    if spec.task != task:
         raise MissingDependencyError(
-            f'--lesion-model {name_or_path}: this model is for {spec.task}, not for lesions.'
+            f'{flag} {name_or_path}: this model is for {spec.task}, not for {task}. {without}'
         )
     return spec
 

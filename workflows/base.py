@@ -14,7 +14,7 @@ from msapp.bids.names import contrast_entities, derivative_path
 from msapp.bids.query import Participant, Visit, interval_days
 from msapp.models.registry import models_for
 from msapp.settings import Settings
-from msapp.workflows import changes, lesions, longitudinal, midpoint, session
+from msapp.workflows import changes, lesions, longitudinal, midpoint, newlesions, session
 from msapp.workflows.outputs import ParticipantSinks, Source, VisitSinks, safe_name
 
 # nipype's hashes do not see code, so every version has a work folder of its own.
@@ -127,7 +127,7 @@ def _add_outputs(
     ]
     measures = [_measures(*parts) for parts in zip(visits, fits, applied, strict=True)]
     columns = [_summary_columns(participant.label, visit) for visit in visits]
-    found = {}
+    found, new = {}, {}
     for index, visit in enumerate(visits):
         session.add_visit_outputs(applied[index], sinks[index])
         if 'lesions' in settings.tasks and lesions.can_find_lesions(visit, settings):
@@ -135,11 +135,22 @@ def _add_outputs(
             measures[index]['lesions'] = found[index], 'outputnode.measures'
         if compares(visits, index, settings):
             pair = slice(index - 1, index + 1)
-            measures[index]['candidates'] = _add_candidates(
+            found_candidates = _add_candidates(
                 sinks[index], visits[index - 1], fits[pair], applied[pair], space
             )
+            measures[index]['candidates'] = found_candidates, 'outputnode.measures'
+            if 'longitudinal' in models_for(settings):
+                new[index] = _add_new_lesions(
+                    sinks[index],
+                    visits[index - 1],
+                    fits[pair],
+                    applied[pair],
+                    space,
+                    found_candidates,
+                )
+                measures[index]['new_lesions'] = new[index], 'outputnode.measures'
             columns[index] |= pair_columns(visits[index - 1], visit)
-    for index, (since, source) in _add_changes(sinks, found, applied).items():
+    for index, (since, source) in _add_changes(sinks, found, new, applied).items():
         measures[index]['changes'] = source
         columns[index]['lesions_since_session'] = since.session
     for index, sink in enumerate(sinks):
@@ -261,7 +272,10 @@ def _add_lesions(
 
 
 def _add_changes(
-    sinks: Sequence[VisitSinks], found: Mapping[int, pe.Workflow], applied: Sequence[pe.Workflow]
+    sinks: Sequence[VisitSinks],
+    found: Mapping[int, pe.Workflow],
+    new: Mapping[int, pe.Workflow],
+    applied: Sequence[pe.Workflow],
 ) -> dict[int, tuple[Visit, Source]]:
     """Add what became of lesions; return the visit before and the numbers of each later visit."""
     settings, workflow = sinks[0].settings, sinks[0].workflow
@@ -269,8 +283,16 @@ def _add_changes(
     if not tracked:
         return {}
     visits = [sinks[index].visit for index in tracked]
-    tracks = changes.init_changes_wf(visits=visits, settings=settings)
+    # A network looked at neighbours alone; a visit without FLAIR may lie between two.
+    judged = [
+        number
+        for number, (before, now) in enumerate(pairwise(tracked), start=2)
+        if now in new and now - before == 1
+    ]
+    tracks = changes.init_changes_wf(visits=visits, settings=settings, judged=judged)
     for number, index in enumerate(tracked, start=1):
+        if number in judged:
+            workflow.connect(new[index], 'outputnode.mask', tracks, f'inputnode.new{number}')
         workflow.connect(found[index], 'outputnode.labels', tracks, f'inputnode.labels{number}')
         workflow.connect(found[index], 'outputnode.rows', tracks, f'inputnode.lesions{number}')
     everyone = ParticipantSinks(workflow, settings, sinks[0].participant)
@@ -297,8 +319,8 @@ def _add_candidates(
     fits: Sequence[pe.Workflow],
     applied: Sequence[pe.Workflow],
     space: pe.Workflow,
-) -> tuple[Any, str]:
-    """Add the candidates between two visits; return where their numbers come from."""
+) -> pe.Workflow:
+    """Add the candidates between two visits and their outputs; return their graph."""
     workflow = sinks.workflow
     found = longitudinal.init_candidates_wf(
         name=f'{sinks.prefix}_candidates_wf', settings=sinks.settings
@@ -311,4 +333,39 @@ def _add_candidates(
         workflow.connect(visit, 'outputnode.brain_mask', found, f'inputnode.{which}_mask')
     common = first_columns(sinks.participant, sinks.visit) | pair_columns(previous, sinks.visit)
     longitudinal.add_candidate_outputs(found, applied[0], applied[1], sinks, previous, common)
-    return found, 'outputnode.measures'
+    return found
+
+
+def _add_new_lesions(
+    sinks: VisitSinks,
+    previous: Visit,
+    fits: Sequence[pe.Workflow],
+    applied: Sequence[pe.Workflow],
+    space: pe.Workflow,
+    candidates: pe.Workflow,
+) -> pe.Workflow:
+    """Add new lesions by a network between two visits and their outputs; return their graph."""
+    workflow = sinks.workflow
+    found = newlesions.init_new_lesions_wf(
+        name=f'{sinks.prefix}_new_lesions_wf', settings=sinks.settings
+    )
+    before = {'white_matter': 'previous_white_matter', 'brain_mask': 'previous_mask'}
+    now = {
+        'preproc_FLAIR': 'current',
+        'xfm_FLAIR': 'current_to_individual',
+        'brain_mask': 'current_mask',
+    }
+    sources = [
+        (fits[0], {'n4_FLAIR': 'previous'}),
+        (fits[1], {'n4_FLAIR': 'reference'}),
+        (applied[0], before),
+        (applied[1], now),
+        (candidates, {'previous_to_current': 'previous_to_current'}),
+        (space, {'to_mni': 'to_mni'}),
+    ]
+    for source, fields in sources:
+        for field, target in fields.items():
+            workflow.connect(source, f'outputnode.{field}', found, f'inputnode.{target}')
+    common = first_columns(sinks.participant, sinks.visit) | pair_columns(previous, sinks.visit)
+    newlesions.add_new_lesion_outputs(found, applied[0], applied[1], sinks, previous, common)
+    return found

@@ -122,7 +122,9 @@ def _obstacle(settings: Settings) -> str:
     return '' if settings.brain_extraction == NETWORK else NO_ZONES
 
 
-def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workflow:
+def init_changes_wf(
+    *, visits: Sequence[Visit], settings: Settings, judged: Sequence[int] = ()
+) -> pe.Workflow:
     """Build the graph that follows lesions over visits.
 
     Workflow Graph
@@ -134,11 +136,15 @@ def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workfl
     visits : sequence of Visit
         Those of :func:`tracked_visits`.
     settings : Settings
+    judged : sequence of int
+        Visits, counted from 1, at which a network looked for lesions new since the one before.
 
     Inputs
     ------
     labels<n>, lesions<n>
         Lesion instances and table of visit n, counted from 1.
+    new<n>
+        Mask of new lesions of each visit of ``judged``.
 
     Outputs
     -------
@@ -153,7 +159,9 @@ def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workfl
     numbers = range(1, len(visits) + 1)
     pairs = [f'{field}{number}' for number in numbers[1:] for field in OF_PAIR]
     inputnode = pe.Node(
-        niu.IdentityInterface([f'{field}{n}' for field in ('labels', 'lesions') for n in numbers]),
+        niu.IdentityInterface(
+            [f'{field}{n}' for field in ('labels', 'lesions', 'new') for n in numbers]
+        ),
         name='inputnode',
     )
     outputnode = pe.Node(
@@ -170,6 +178,12 @@ def init_changes_wf(*, visits: Sequence[Visit], settings: Settings) -> pe.Workfl
     for number in numbers:
         workflow.connect(inputnode, f'labels{number}', merge, f'in{number}')
     workflow.connect(merge, 'out', track, 'labels')
+    if judged:
+        track.inputs.new_pairs = [number - 2 for number in judged]
+        gather = make_node(Merge(len(judged)), 'merge_new', work_dir=str(settings.work_path))
+        for place, number in enumerate(judged, start=1):
+            workflow.connect(inputnode, f'new{number}', gather, f'in{place}')
+        workflow.connect(gather, 'out', track, 'new')
     workflow.connect(track, 'tracks', outputnode, 'tracks')
     for number in numbers[1:]:
         take = make_node(TakePair(), f'take{number}', index=number - 2)

@@ -64,13 +64,17 @@ def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
     -------
     mask, labels, rows, measures, intersection
         Of `msapp.interfaces.lesions.FindCandidates`.
+    previous_to_current
+        Affine registration of the earlier to the later FLAIR.
     mask_orig
         The mask on the later visit's own grid.
     """
     workflow = pe.Workflow(name=name)
     inputnode = pe.Node(niu.IdentityInterface(list(FIELDS)), name='inputnode')
     outputs = ['mask', 'labels', 'rows', 'measures', 'intersection']
-    outputnode = pe.Node(niu.IdentityInterface([*outputs, 'mask_orig']), name='outputnode')
+    outputnode = pe.Node(
+        niu.IdentityInterface([*outputs, 'previous_to_current', 'mask_orig']), name='outputnode'
+    )
     register = make_node(Register(), 'affine_to_later', kind='Affine', seed=settings.random_seed)
     find = make_node(FindCandidates(), 'find_candidates', mem_gb=LARGE_GB)
     workflow.connect(
@@ -87,6 +91,7 @@ def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
                 ],
             ),
             (register, find, [('transform', 'previous_to_current')]),
+            (register, outputnode, [('transform', 'previous_to_current')]),
             (
                 inputnode,
                 find,
@@ -182,7 +187,7 @@ def add_candidate_outputs(
         contrast='FLAIR',
         labels=labels,
     )
-    sinks.candidates(before, now, out('intersection'), found, labels)
+    sinks.regions(before, now, out('intersection'), found, labels, kind='candidates')
     sinks.mosaic(
         now,
         out('intersection'),

@@ -353,21 +353,23 @@ class VisitSinks(Sinks):
         self.workflow.connect(*brain_mask, node, 'brain_mask')
         self.workflow.connect(*focus, node, 'focus')
 
-    def candidates(
+    def regions(
         self,
         first: Source,
         second: Source,
         brain_mask: Source,
         found: pe.Workflow,
         labels: tuple[str, str],
+        *,
+        kind: str,
     ) -> None:
-        """Draw the largest candidates."""
-        path = self._figure_path('candidates', 'FLAIR')
-        node = self._add(figures.DrawCandidates(), 'draw_candidates', path, labels=labels)
+        """Draw the largest ``candidates``, or the largest places ``detected`` by a network."""
+        path = self._figure_path(kind, 'FLAIR')
+        node = self._add(figures.DrawRegions(), f'draw_{kind}', path, labels=labels, kind=kind)
         self.workflow.connect(*first, node, 'first')
         self.workflow.connect(*second, node, 'second')
         self.workflow.connect(*brain_mask, node, 'brain_mask')
-        self.workflow.connect(found, 'outputnode.labels', node, 'candidates')
+        self.workflow.connect(found, 'outputnode.labels', node, 'regions')
         self.workflow.connect(found, 'outputnode.rows', node, 'rows')
 
     def changes(

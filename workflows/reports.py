@@ -14,7 +14,7 @@ from msapp.provenance import versions
 from msapp.reports.html import trusted
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
 from msapp.settings import Settings
-from msapp.workflows import changes, lesions, longitudinal, midpoint, session
+from msapp.workflows import changes, lesions, longitudinal, midpoint, newlesions, session
 
 CAUTION = 'Research software, not a medical device: no decision about a patient may rest on it.'
 
@@ -30,7 +30,7 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     if 'lesions' in settings.tasks:
         text += lesions.methods(settings)
     if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
-        text += changes.methods(settings) + longitudinal.METHODS
+        text += changes.methods(settings) + longitudinal.METHODS + newlesions.methods(settings)
     return ' '.join((text + CAUTION).split())
 
 
@@ -73,6 +73,7 @@ def write_report(
         settings={
             'tasks': ', '.join(settings.tasks),
             'lesion model': settings.lesion_model,
+            'new lesions': settings.new_lesion_method,
             'brain extraction': settings.brain_extraction,
             'random seed': str(settings.random_seed),
         },
@@ -84,16 +85,16 @@ def _warnings(settings: Settings) -> Iterator[str]:
     """Give what a reader must know before reading any number."""
     if settings.sloppy:
         yield 'Made with --sloppy: the numbers are not results.'
-    if 'lesions' not in settings.tasks:
-        return
-    spec = models_for(settings).get('lesions')
-    if spec is None:
+    models = models_for(settings)
+    trained = [models[task] for task in ('lesions', 'longitudinal') if task in models]
+    for spec in trained:
+        if spec.training.synthetic_only:
+            yield f'The network {spec.name} was trained on synthetic images alone.'
+    if 'lesions' in settings.tasks and 'lesions' not in models:
         yield (
             'Lesions come from the classical baseline, which misses faint lesions and outlines '
             'bright normal tissue: check every outline.'
         )
-    elif spec.training.synthetic_only:
-        yield f'The network {spec.name} was trained on synthetic images alone.'
 
 
 def _found(contrast: str, path: Path) -> dict[str, str]:

@@ -170,6 +170,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
             sound = [participant for participant in ours if not participant.error]
             if sound and not settings.reports_only:
                 outcomes += _process(settings, sound, log_dir, limits)
+                _remove_leftovers(settings, sound)  # of workers that were killed
             outcomes = _write_reports(settings, ours, outcomes, logger)
         _print_summary(outcomes, settings)
         write_summary(log_dir, sorted(outcomes, key=lambda outcome: outcome.participant))
@@ -199,12 +200,17 @@ def _claim(
         if participant.error:
             refusal = InputError(participant.error)
             outcomes.append(_left_out(participant.label, 'failed', refusal, 'input check'))
-        else:
-            names = f'{participant.label}.html', f'{participant.label}/**/*'
-            remove_temporary(settings.output_dir, *names)
+    _remove_leftovers(settings, ours)  # of earlier runs
     for outcome in outcomes:
         logger.error('Left out: %s', outcome.error)
     return ours, outcomes
+
+
+def _remove_leftovers(settings: Settings, participants: Sequence[Participant]) -> None:
+    """Remove the half-written files of killed processes; the participants must be locked."""
+    for participant in participants:
+        names = f'{participant.label}.html', f'{participant.label}/**/*'
+        remove_temporary(settings.output_dir, *names)
 
 
 def _validate_input(settings: Settings, logger: logging.Logger) -> None:

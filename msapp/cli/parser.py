@@ -119,6 +119,12 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         'default: threshold (classical)',
     )
     group.add_argument(
+        '--new-lesion-method',
+        metavar='NAME',
+        help='a model for new lesions that is installed, or the path of a folder with one; '
+        'default: candidates (regions that became brighter, which no network has judged)',
+    )
+    group.add_argument(
         '--brain-extraction',
         choices=('network', 'bet', 'template'),
         help='network (default): any contrast, tells zones of the brain as well; template: MNI '

@@ -21,7 +21,9 @@ NEEDED_MODELS = {
 }
 # Tasks of the registry whose network has a step in the graph of a participant. A model alone
 # does nothing, so one for another task is refused rather than left unused.
-NETWORKS_IN_GRAPH = frozenset({'anatomy', 'lesions'})
+NETWORKS_IN_GRAPH = frozenset({'anatomy', 'lesions', 'longitudinal'})
+# Those that --flips is for, and those that --mc-samples and --explain are not for.
+MIRRORED, NEVER_SAMPLED = {'lesions', 'longitudinal'}, {'anatomy', 'longitudinal'}
 
 
 def check_available(settings: Settings) -> None:
@@ -82,12 +84,13 @@ def _check_networks(settings: Settings, models: Mapping[str, ModelSpec]) -> None
 
 def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
     """Refuse ``--flips``, ``--mc-samples``, ``--explain`` where no model is made for them."""
-    if settings.flips and 'lesions' not in models:
+    if settings.flips and not MIRRORED & set(models):
         raise MissingDependencyError(
-            '--flips needs a network for lesions: name one by --lesion-model, or leave it out.'
+            '--flips needs a network for lesions: name one by --lesion-model or '
+            '--new-lesion-method, or leave it out.'
         )
     asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
-    able = [spec for task, spec in models.items() if task != 'anatomy']
+    able = [spec for task, spec in models.items() if task not in NEVER_SAMPLED]
     supported = {flag for spec in able for flag in spec.supports}
     for flag, given in asked:
         if given and not able:
@@ -148,6 +151,7 @@ def describe(participants: Sequence[Participant], settings: Settings) -> Iterato
 
 def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:
     """Name the steps of a visit."""
+    from msapp.models.registry import CLASSICAL
     from msapp.workflows.lesions import can_find_lesions
 
     yield 'bias correction'
@@ -161,3 +165,5 @@ def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator
     pair = [previous, visit] if previous is not None else []
     if 'longitudinal' in settings.tasks and pair and all('FLAIR' in item.images for item in pair):
         yield f'candidates of new lesions since {pair[0].name}'
+        if settings.new_lesion_method != CLASSICAL['longitudinal']:
+            yield f'new lesions since {pair[0].name} ({settings.new_lesion_method})'

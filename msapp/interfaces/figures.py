@@ -19,7 +19,7 @@ class _MosaicInput(SinkInput):
     image = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
     outlined = File(exists=True, desc='mask whose outline is drawn')
-    kind = traits.Enum('brain', 'lesions', 'candidates', usedefault=True)
+    kind = traits.Enum('brain', 'lesions', 'candidates', 'new', usedefault=True)
     title = traits.Str(mandatory=True)
 
 
@@ -36,6 +36,7 @@ class DrawMosaic(NodeInterface):
             'brain': figures.BRAIN_COLOUR,
             'lesions': figures.LESION_COLOUR,
             'candidates': figures.CANDIDATE_COLOUR,
+            'new': figures.NEW_COLOUR,
         }
         kind, contours = self.inputs.kind, []
         if self.inputs.outlined:
@@ -178,26 +179,28 @@ class DrawFlicker(NodeInterface):
 
 
 class _PanelInput(_CheckerboardInput):
-    candidates = File(exists=True, mandatory=True, desc='label image')
+    regions = File(exists=True, mandatory=True, desc='label image')
     rows = traits.List(traits.Dict(), mandatory=True)
+    kind = traits.Enum('candidates', 'detected', mandatory=True)
 
 
-class DrawCandidates(NodeInterface):
-    """The largest candidates in three planes, before and now."""
+class DrawRegions(NodeInterface):
+    """The largest candidates, or what a network found, in three planes, before and now."""
 
     input_spec, output_spec = _PanelInput, SinkOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.reports.panels import regions_panel
+        from msapp.reports.panels import CANDIDATES, DETECTED, regions_panel
 
         target = Path(self.inputs.output_dir) / self.inputs.name
         regions_panel(
             array(self.inputs.first),
             array(self.inputs.second),
-            label_array(self.inputs.candidates),
+            label_array(self.inputs.regions),
             target,
             brain_mask=mask_array(self.inputs.brain_mask),
+            wording={'candidates': CANDIDATES, 'detected': DETECTED}[self.inputs.kind],
             table=self.inputs.rows,
             names=self.inputs.labels,
         )

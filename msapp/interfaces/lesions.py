@@ -303,6 +303,8 @@ class _TrackLesionsInput(BaseInterfaceInputSpec):
         traits.Float(), mandatory=True, desc='from each visit to the next; 0 if not known'
     )
     sessions = traits.List(traits.Str(), mandatory=True, desc='of each visit; empty without')
+    new = InputMultiObject(File(exists=True), desc='masks of new lesions by a detector')
+    new_pairs = traits.List(traits.Int(), desc='pair of visits of each of these masks, from 0')
 
 
 class _TrackLesionsOutput(TraitedSpec):
@@ -327,9 +329,14 @@ class TrackLesions(NodeInterface):
         from msapp.lesions.change import track_lesions
 
         grid = load(self.inputs.labels[0])
+        detected: list[np.ndarray | None] = [None] * (len(self.inputs.labels) - 1)
+        if isdefined(self.inputs.new):
+            for pair, path in zip(self.inputs.new_pairs, self.inputs.new, strict=True):
+                detected[pair] = mask_array(path)
         found = track_lesions(
             [label_array(path) for path in self.inputs.labels],
             geometry.voxel_volume_mm3(grid),
+            new=detected,
             years=[years or math.nan for years in self.inputs.years],
         )
         outputs: dict[str, Any] = {}

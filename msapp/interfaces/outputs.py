@@ -65,7 +65,13 @@ class SaveTransform(NodeInterface):
 
 class _SaveTableInput(SinkInput):
     kind = traits.Enum(
-        'lesions', 'changes', 'candidates', 'tracks', 'dissemination', mandatory=True
+        'lesions',
+        'changes',
+        'candidates',
+        'newlesions',
+        'tracks',
+        'dissemination',
+        mandatory=True,
     )
     rows = traits.List(traits.Dict(), mandatory=True)
     common = traits.Dict(mandatory=True, desc='columns that all rows share')
@@ -100,7 +106,8 @@ class SaveLookup(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         target = Path(self.inputs.output_dir) / self.inputs.name
-        numbers = [row.get('lesion', row.get('candidate')) for row in self.inputs.rows]
+        keys = ('lesion', 'candidate', 'new_lesion')
+        numbers = [row[key] for row in self.inputs.rows for key in keys if key in row]
         lines = ['index\tname', *(f'{number}\tlesion {number}' for number in numbers)]
         write_atomic(target, '\n'.join(lines) + '\n')
         return {'out_file': str(target)}
@@ -134,6 +141,7 @@ class _SaveSummaryInput(SinkInput):
     lesions = traits.Dict()
     changes = traits.Dict()
     candidates = traits.Dict()
+    new_lesions = traits.Dict()
     alignment_T1w = traits.Dict()  # noqa: N815 (BIDS names of contrasts)
     alignment_T2w = traits.Dict()  # noqa: N815
     alignment_ceT1w = traits.Dict()  # noqa: N815
@@ -146,6 +154,7 @@ MEASURES = (
     'lesions',
     'changes',
     'candidates',
+    'new_lesions',
     'alignment_T1w',
     'alignment_T2w',
     'alignment_ceT1w',

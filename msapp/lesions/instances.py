@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,3 +100,37 @@ def position_columns(centre_mm: np.ndarray, to_mni: np.ndarray) -> dict[str, flo
         for space, point in (('individual', centre_mm), ('mni', in_mni))
         for axis, value in zip('xyz', point, strict=True)
     }
+
+
+def measure_new_lesions(
+    labels: np.ndarray,
+    affine: np.ndarray,
+    to_mni: np.ndarray,
+    probability: np.ndarray,
+    images: Mapping[str, np.ndarray],
+) -> list[dict[str, float]]:
+    """Make the rows of the table of new lesions that a network found, without the visit's columns.
+
+    Parameters
+    ----------
+    labels : (I, J, K) ndarray of int
+    affine : (4, 4) ndarray
+        Voxel indices to world of ``individual``, mm.
+    to_mni : (4, 4) ndarray
+        World of ``individual`` to world of MNI, mm.
+    probability : (I, J, K) ndarray
+        Of the network, in [0, 1].
+    images : mapping of str to (I, J, K) ndarray
+        The FLAIRs ``previous`` and ``current``; the mode of white matter is 1.
+    """
+    rows = []
+    for found in measure_instances(labels, affine):
+        inside = labels[found.box] == found.label
+        row = {'new_lesion': found.label, 'volume_mm3': found.volume_mm3}
+        row |= position_columns(found.centre_mm, to_mni)
+        maps = {'mean_probability': probability}
+        maps |= {f'{visit}_intensity': images[visit] for visit in ('previous', 'current')}
+        row['extent_mm'] = found.extent_mm
+        row |= {name: float(values[found.box][inside].mean()) for name, values in maps.items()}
+        rows.append(row)
+    return rows

@@ -41,6 +41,7 @@ __all__ = [
     'CERTAINTY_STYLES',
     'CHANGE_COLOURS',
     'LESION_COLOUR',
+    'NEW_COLOUR',
     'ZONE_COLOURS',
     'change_map',
     'checkerboard',

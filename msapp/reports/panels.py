@@ -64,6 +64,14 @@ CANDIDATES = Wording(
     none='No candidate was found.',
     colour=CANDIDATE_COLOUR,
 )
+DETECTED = Wording(
+    word='Place',
+    key='new_lesion',
+    title='New or enlarged places since the visit before',
+    note='By a network; not read by anyone',
+    none='The network found nothing new.',
+    colour=NEW_COLOUR,
+)
 NEW_LESIONS = Wording(
     word='New lesion',
     key='identifier',

@@ -15,7 +15,14 @@ from typing import Any
 from msapp.lesions.dissemination import HEADING
 from msapp.reports.html import trusted, write_page
 from msapp.reports.views import FigureView, Files, TableView
-from msapp.stats.columns import CANDIDATES, CHANGES, DISSEMINATION, LESIONS, VISITS
+from msapp.stats.columns import (
+    CANDIDATES,
+    CHANGES,
+    DISSEMINATION,
+    LESIONS,
+    NEW_LESIONS,
+    VISITS,
+)
 
 # What a reader asks first comes first; how well it was measured follows.
 _FIRST = (
@@ -36,6 +43,8 @@ _FIRST = (
     'resolved_lesion_volume_ml',
     'unconfirmed_lesion_count',
     'unconfirmed_lesion_volume_ml',
+    'detected_new_count',
+    'detected_new_volume_ml',
     'candidate_count',
     'candidate_volume_ml',
     'brain_volume_ml',
@@ -46,6 +55,7 @@ SUMMARY_ROWS = (*_FIRST, *(name for name in VISITS if name not in (*_FIRST, *_HI
 LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
 _HIDDEN_OF_PAIR = (*_HIDDEN, 'since_session', 'interval_days')
 CHANGE_COLUMNS = tuple(name for name in CHANGES if name not in _HIDDEN_OF_PAIR)
+NEW_LESION_COLUMNS = tuple(name for name in NEW_LESIONS if name not in _HIDDEN_OF_PAIR)
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
@@ -102,6 +112,15 @@ class CourseView:
 
 
 @dataclass(frozen=True)
+class DetectedView:
+    """What a network found to be new."""
+
+    model: str
+    figures: tuple[FigureView, ...]
+    table: TableView
+
+
+@dataclass(frozen=True)
 class PairView:
     """A visit and the one before."""
 
@@ -110,6 +129,7 @@ class PairView:
     figures: tuple[FigureView, ...]
     mosaic: FigureView
     table: TableView
+    detected: DetectedView | None
 
 
 @dataclass(frozen=True)
@@ -168,7 +188,7 @@ def _if_made(files: Files, description: str, reference: str, title: str) -> list
     return [view] if view.uri is not None else []
 
 
-def _pair(files: Files, since: str) -> PairView:
+def _pair(files: Files, since: str, summary: Mapping[str, Any] | None) -> PairView:
     return PairView(
         since=since,
         flicker=(
@@ -181,6 +201,22 @@ def _pair(files: Files, since: str) -> PairView:
         ),
         mosaic=files.figure('candidatemosaic', 'FLAIR', 'All candidates'),
         table=files.table('candidates', CANDIDATES, CANDIDATE_COLUMNS),
+        detected=_detected(files, summary),
+    )
+
+
+def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView | None:
+    """Read what a network found to be new; None where the summary names no network."""
+    model = (summary or {}).get('new_lesion_model')
+    if not isinstance(model, str):
+        return None
+    return DetectedView(
+        model=model,
+        figures=(
+            files.figure('detected', 'FLAIR', 'The largest new or enlarged places'),
+            files.figure('detectedmosaic', 'FLAIR', 'All new or enlarged places'),
+        ),
+        table=files.table('newlesions', NEW_LESIONS, NEW_LESION_COLUMNS),
     )
 
 
@@ -260,7 +296,7 @@ def _visit(
         ),
         mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),
         changes=_changes(files, summary),
-        pair=_pair(files, since) if since is not None else None,
+        pair=_pair(files, since, summary) if since is not None else None,
     )
 
 

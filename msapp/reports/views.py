@@ -41,6 +41,10 @@ CAPTIONS = {
     'image quality and its outlines first.',
     'visits': 'Tiles alternate between the visits: structures should run on across them. '
     'Distrust the candidates near any step.',
+    'detected': 'Each pair shows the visit before and this one in the same window, aligned. '
+    'Believe a place only if it is bright now and was not before, and if its surroundings agree.',
+    'detectedmosaic': 'All new or enlarged places on this visit. Many of them along the cortex '
+    'or the ventricles point to misalignment or another scanner, not to new lesions.',
     'candidates': 'Each pair shows the visit before and this one in the same window. Believe a '
     'candidate only if the pictures differ inside the outline and agree around it.',
     'candidatemosaic': 'All candidates on this visit. Many candidates along the cortex or the '

@@ -212,6 +212,18 @@ VISITS: dict[str, Column] = {
     'candidate_volume_ml': _column(
         'Total volume of the candidates (not confirmed).', 'mL', 'candidate mask, individual space'
     ),
+    'new_lesion_model': _column(
+        'Name of the network that looked for new lesions; n/a where none did.',
+        source='--new-lesion-method',
+    ),
+    'detected_new_count': _column(
+        'Number of new or enlarged places that this network found since the visit before.',
+        'count',
+        'mask of new lesions, individual space',
+    ),
+    'detected_new_volume_ml': _column(
+        'Total volume of these places.', 'mL', 'mask of new lesions, individual space'
+    ),
 }
 
 _UNCERTAINTIES = {
@@ -365,6 +377,32 @@ CANDIDATES: dict[str, Column] = {
         )
         for axis in 'ijk'
         for side, word, rule in (('start', 'First', 'inclusive'), ('stop', 'End', 'exclusive'))
+    },
+}
+
+NEW_LESIONS: dict[str, Column] = {
+    **_PARTICIPANT,
+    **_INTERVAL,
+    'new_lesion': _column(
+        'Number of the new or enlarged place in its image.', 'count', 'instance label'
+    ),
+    'volume_mm3': _column('Volume of the place.', 'mm^3', 'voxels of 1 mm^3, individual space'),
+    **_position('place'),
+    'extent_mm': _column(
+        'Largest side of the box around the place.', 'mm', 'bounding box, individual space'
+    ),
+    'mean_probability': _column(
+        "Mean of the network's probability over the place.",
+        'arbitrary',
+        '0 to 1, probability map, individual space',
+    ),
+    **{
+        f'{visit}_intensity': _column(
+            f'Mean FLAIR intensity of the place in the {which} visit.',
+            'mode of white matter',
+            'FLAIR scaled by white matter, individual space',
+        )
+        for visit, which in (('previous', 'earlier'), ('current', 'later'))
     },
 }
 

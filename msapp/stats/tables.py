@@ -23,6 +23,7 @@ from msapp.stats.columns import (
     CHANGES,
     DISSEMINATION,
     LESIONS,
+    NEW_LESIONS,
     TEXT_COLUMNS,
     TRACKS,
     VISITS,
@@ -40,7 +41,11 @@ GROUP_TABLES: dict[str, Columns] = {
     'candidates': CANDIDATES,
 }
 # All tables with any number of rows, those of a participant too.
-TABLES: dict[str, Columns] = GROUP_TABLES | {'tracks': TRACKS, 'dissemination': DISSEMINATION}
+TABLES: dict[str, Columns] = GROUP_TABLES | {
+    'newlesions': NEW_LESIONS,
+    'tracks': TRACKS,
+    'dissemination': DISSEMINATION,
+}
 # The tables that a visit has where its summary has this measure.
 DUE = {
     'lesions': 'lesion_count',

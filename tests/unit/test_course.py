@@ -83,6 +83,25 @@ def test_a_lesion_keeps_its_identifier_and_its_session(tracked):
     ]
 
 
+@pytest.mark.parametrize(('marked', 'kind'), [(NEW, 'new'), (OLD, 'unconfirmed')])
+def test_where_a_network_looked_only_what_it_marked_is_new(tmp_path, marked, kind):
+    labels = [
+        label_image(tmp_path / f'{number}.nii.gz', *boxes)
+        for number, boxes in enumerate(((OLD,), (OLD,), (OLD, NEW)))
+    ]
+    found = run(
+        TrackLesions,
+        tmp_path,
+        labels=labels,
+        years=[0.0, 0.0],
+        sessions=['', '', ''],
+        new=[label_image(tmp_path / 'new.nii.gz', marked)],
+        new_pairs=[1],
+    )
+    assert [row['kind'] for row in found.rows[0]] == ['stable']
+    assert sorted(row['kind'] for row in found.rows[1]) == sorted([kind, 'stable'])
+
+
 @pytest.mark.parametrize('visits', [1, 2])
 def test_visits_without_any_lesion_are_followed_too(tmp_path, visits):
     labels = [label_image(tmp_path / f'{number}.nii.gz') for number in range(visits)]

@@ -115,7 +115,7 @@ def test_an_unknown_name_lists_those_there_are(model, tmp_path):
     with pytest.raises(MissingDependencyError) as raised:
         load_spec('foo', folder=tmp_path / 'models')
     assert str(raised.value) == (
-        'foo: no such model is installed. Available: threshold, toy. A model of your own is given '
+        'foo: no such model is installed. Available: toy. A model of your own is given '
         'by the path of its folder, such as ./foo.'
     )
 

@@ -17,7 +17,10 @@ from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 
 from msapp.bids.query import Participant, Visit
-from msapp.interfaces import figures, imaging, lesions, outputs
+from msapp.interfaces import figures, imaging, lesions, newlesions, outputs
+from msapp.models.registry import save_model
+from msapp.models.spec import ModelSpec
+from msapp.networks import build_network
 from msapp.settings import Settings
 from msapp.workflows.base import init_msapp_wf
 
@@ -37,6 +40,7 @@ HEAVY = (
     lesions.TrackLesions,
 )
 HEAVY_GB = 2.0
+NETWORK = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8], 'num_res_units': 0}
 OF_NO_VISIT = ('tracks', 'dissemination', 'timeline')
 
 
@@ -253,6 +257,44 @@ def test_every_node_plans_its_memory(graph):
             assert node.n_procs == 1, node.fullname
     for node in of_kind(graph, *HEAVY):
         assert node.mem_gb >= HEAVY_GB, node.fullname
+
+
+@pytest.fixture(scope='module')
+def new_lesion_model(tmp_path_factory):
+    spec = ModelSpec(
+        name='newmine',
+        version='1',
+        task='longitudinal',
+        channels=[{'name': 'previous'}, {'name': 'current'}],
+        spacing_mm=(1.0, 1.0, 1.0),
+        normalisation={'name': 'white_matter'},
+        architecture={'name': 'headed_unet', 'arguments': NETWORK},
+        window=(16, 16, 16),
+        threshold=0.5,
+        training={'synthetic_only': True},
+        licence='none',
+        intended_use='tests',
+    )
+    folder = tmp_path_factory.mktemp('models') / 'newmine'
+    return save_model(folder, spec, build_network('headed_unet', NETWORK)).folder
+
+
+@pytest.mark.parametrize(
+    ('contrasts', 'judged'), [((F, F, F), [0, 1]), ((F, F, T), [0]), ((T, F, F), [0])]
+)
+def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, contrasts, judged):
+    case = Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
+    settings = make_settings(image, new_lesion_method=str(new_lesion_model))
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    assert len(of_kind(graph, newlesions.SegmentNewLesions)) == len(judged)
+    (track,) = of_kind(graph, lesions.TrackLesions)
+    assert track.inputs.new_pairs == judged
+    masks = [name for name in written(graph) if '_label-new_' in name and '_mask.nii' in name]
+    assert len(masks) == 2 * len(judged)  # orig and individual
+    test_every_mandatory_input_is_computed_or_constant(graph)
+    test_every_edge_carries_an_output_that_its_origin_has(graph)
+    test_no_two_sinks_write_one_file(graph)
+    test_every_node_plans_its_memory(graph)
 
 
 def test_a_missing_flair_between_two_visits_is_not_bridged(image):
