@@ -51,6 +51,7 @@ class Settings(BaseModel):
     brain_extraction: Literal['network', 'bet', 'template'] = 'network'
     output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
     flips: bool = False
+    self_check: bool = False
     mc_samples: int = Field(default=0, ge=0)
     explain: bool = False
 

@@ -359,7 +359,7 @@ def _add_new_lesions(
         (fits[0], {'n4_FLAIR': 'previous'}),
         (fits[1], {'n4_FLAIR': 'reference'}),
         (applied[0], before),
-        (applied[1], now),
+        (applied[1], now | {'white_matter': 'current_white_matter'}),
         (candidates, {'previous_to_current': 'previous_to_current'}),
         (space, {'to_mni': 'to_mni'}),
     ]

@@ -187,7 +187,8 @@ def add_candidate_outputs(
         contrast='FLAIR',
         labels=labels,
     )
-    sinks.regions(before, now, out('intersection'), found, labels, kind='candidates')
+    regions = out('labels'), out('rows')
+    sinks.regions(before, now, out('intersection'), regions, labels, kind='candidates')
     sinks.mosaic(
         now,
         out('intersection'),

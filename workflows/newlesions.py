@@ -8,9 +8,10 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit
-from msapp.interfaces.newlesions import SegmentNewLesions
+from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
 from msapp.models.registry import models_for
 from msapp.settings import Settings
+from msapp.synthesis import injection
 from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig
 from msapp.workflows.outputs import VisitSinks, make_network_node, model_metadata
 
@@ -18,6 +19,12 @@ METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
 probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic} """
+CHECK_METHODS = f"""\
+For the self-check, up to {injection.EACH} lesions of each of the diameters
+{', '.join(f'{size:g}' for size in injection.DIAMETERS_MM)} mm (of a sphere of the same volume),
+{injection.BRIGHTNESS[0]:g} to {injection.BRIGHTNESS[1]:g} times as bright as white matter, were
+painted into white matter of the later FLAIR, averaged over its voxels, and sought again; one is
+recovered where at least {100 * injection.LEAST_MARKED:.0f} % of its volume is marked. """
 FIELDS = (
     'previous',
     'current',
@@ -26,9 +33,10 @@ FIELDS = (
     'previous_white_matter',
     'previous_mask',
     'current_mask',
-    'to_mni',
 )
 OUTPUTS = ('mask', 'probability', 'labels', 'rows', 'measures')
+# Of the self-check.
+CHECKS = {'rows': 'check_rows', 'image': 'check_image', 'examples': 'check_examples'}
 
 
 def methods(settings: Settings) -> str:
@@ -36,20 +44,22 @@ def methods(settings: Settings) -> str:
     spec = models_for(settings).get('longitudinal')
     if spec is None:
         return ''
-    return METHODS.format(
+    text = METHODS.format(
         name=spec.name,
         version=spec.version,
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
     )
+    return text + CHECK_METHODS if settings.self_check else text
 
 
 def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
     """Build the graph that finds new lesions between two visits.
 
     Workflow Graph
-        both FLAIRs -> network -> mask in ``orig``.
+        both FLAIRs -> network -> mask in ``orig``; with ``--self-check``, lesions painted into the
+        later FLAIR -> network.
 
     Parameters
     ----------
@@ -66,7 +76,7 @@ def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
         FLAIR of the later visit in ``individual``, the mode of white matter scaled to 1.
     previous_to_current, current_to_individual, to_mni
         Transforms.
-    previous_white_matter, previous_mask, current_mask
+    previous_white_matter, current_white_matter, previous_mask, current_mask
         In ``individual``.
     reference
         Bias-corrected FLAIR of the later visit on its own grid.
@@ -75,17 +85,21 @@ def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
     -------
     mask, probability, labels, rows, measures
         Of `msapp.interfaces.newlesions.SegmentNewLesions`.
+    check_rows, check_image, check_examples
+        Of `msapp.interfaces.newlesions.CheckDetector`.
     mask_orig
         The mask on the later visit's own grid.
     """
     workflow = pe.Workflow(name=name)
-    inputnode = pe.Node(niu.IdentityInterface([*FIELDS, 'reference']), name='inputnode')
-    outputnode = pe.Node(niu.IdentityInterface([*OUTPUTS, 'mask_orig']), name='outputnode')
+    inputs = [*FIELDS, 'to_mni', 'reference', 'current_white_matter']
+    inputnode = pe.Node(niu.IdentityInterface(inputs), name='inputnode')
+    outputs = [*OUTPUTS, *(CHECKS.values() if settings.self_check else ()), 'mask_orig']
+    outputnode = pe.Node(niu.IdentityInterface(outputs), name='outputnode')
     spec = models_for(settings)['longitudinal']
     find = make_network_node(SegmentNewLesions(), 'segment_new_lesions', spec, flips=settings.flips)
     workflow.connect(
         [
-            (inputnode, find, [(field, field) for field in FIELDS]),
+            (inputnode, find, [(field, field) for field in (*FIELDS, 'to_mni')]),
             (find, outputnode, [(field, field) for field in OUTPUTS]),
         ]
     )
@@ -94,6 +108,23 @@ def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
         workflow.connect(inputnode, 'reference', back, 'reference')
         workflow.connect(inputnode, 'current_to_individual', back, 'to_individual')
         add_mask_to_orig(workflow, back, (find, 'mask'), outputnode)
+    if settings.self_check:
+        check = make_network_node(
+            CheckDetector(),
+            'check_detector',
+            spec,
+            flips=settings.flips,
+            seed=settings.random_seed,
+        )
+        taken = {'reference': 'scan', 'current_white_matter': 'current_white_matter'}
+        taken |= {field: field for field in FIELDS}
+        workflow.connect(
+            [
+                (inputnode, check, list(taken.items())),
+                (find, check, [('mask', 'found')]),
+                (check, outputnode, list(CHECKS.items())),
+            ]
+        )
     return workflow
 
 
@@ -157,7 +188,8 @@ def add_new_lesion_outputs(
     sinks.table(out('rows'), 'newlesions', common)
     before, now = (previous, 'outputnode.preproc_FLAIR'), (current, 'outputnode.preproc_FLAIR')
     brain = current, 'outputnode.brain_mask'
-    sinks.regions(before, now, brain, found, (before_name, sinks.visit.name), kind='detected')
+    names = before_name, sinks.visit.name
+    sinks.regions(before, now, brain, (out('labels'), out('rows')), names, kind='detected')
     sinks.mosaic(
         now,
         brain,
@@ -166,4 +198,15 @@ def add_new_lesion_outputs(
         title=f'{sinks.visit.name}: new or enlarged since {before_name}, by {spec.name}',
         outlined=out('mask'),
         kind='new',
+    )
+    if not sinks.settings.self_check:
+        return
+    sinks.table(out('check_rows'), 'selfcheck', common)
+    sinks.regions(
+        now,
+        out('check_image'),
+        brain,
+        (out('check_examples'), None),
+        ('as it is', 'with painted lesions'),
+        kind='selfcheck',
     )

@@ -358,19 +358,23 @@ class VisitSinks(Sinks):
         first: Source,
         second: Source,
         brain_mask: Source,
-        found: pe.Workflow,
+        regions: tuple[Source, Source | None],
         labels: tuple[str, str],
         *,
         kind: str,
     ) -> None:
-        """Draw the largest ``candidates``, or the largest places ``detected`` by a network."""
+        """Draw the largest regions of a label image, with where they lie if a table says so.
+
+        ``kind`` is one of `msapp.interfaces.figures.REGIONS`.
+        """
         path = self._figure_path(kind, 'FLAIR')
         node = self._add(figures.DrawRegions(), f'draw_{kind}', path, labels=labels, kind=kind)
         self.workflow.connect(*first, node, 'first')
         self.workflow.connect(*second, node, 'second')
         self.workflow.connect(*brain_mask, node, 'brain_mask')
-        self.workflow.connect(found, 'outputnode.labels', node, 'regions')
-        self.workflow.connect(found, 'outputnode.rows', node, 'rows')
+        self.workflow.connect(*regions[0], node, 'regions')
+        if regions[1] is not None:
+            self.workflow.connect(*regions[1], node, 'rows')
 
     def changes(
         self,

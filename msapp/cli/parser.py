@@ -142,6 +142,12 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         help='average lesion networks over the head and its mirror image: twice the time',
     )
     group.add_argument(
+        '--self-check',
+        action='store_true',
+        help='paint lesions of 3 to 12 mm into each later FLAIR and report how many the network '
+        'for new lesions finds; needs one',
+    )
+    group.add_argument(
         '--mc-samples', type=int, metavar='N', help='samples for uncertainty; needs a network'
     )
     group.add_argument('--explain', action='store_true', help='relevance maps; needs a network')

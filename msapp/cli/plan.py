@@ -83,11 +83,16 @@ def _check_networks(settings: Settings, models: Mapping[str, ModelSpec]) -> None
 
 
 def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
-    """Refuse ``--flips``, ``--mc-samples``, ``--explain`` where no model is made for them."""
+    """Refuse flags that no model of the run is made for."""
     if settings.flips and not MIRRORED & set(models):
         raise MissingDependencyError(
             '--flips needs a network for lesions: name one by --lesion-model or '
             '--new-lesion-method, or leave it out.'
+        )
+    if settings.self_check and 'longitudinal' not in models:
+        raise MissingDependencyError(
+            '--self-check needs a network for new lesions: name one by --new-lesion-method, or '
+            'leave it out.'
         )
     asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
     able = [spec for task, spec in models.items() if task not in NEVER_SAMPLED]
@@ -166,4 +171,5 @@ def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator
     if 'longitudinal' in settings.tasks and pair and all('FLAIR' in item.images for item in pair):
         yield f'candidates of new lesions since {pair[0].name}'
         if settings.new_lesion_method != CLASSICAL['longitudinal']:
-            yield f'new lesions since {pair[0].name} ({settings.new_lesion_method})'
+            check = ', with self-check' if settings.self_check else ''
+            yield f'new lesions since {pair[0].name} ({settings.new_lesion_method}){check}'

@@ -11,6 +11,8 @@ from nipype.interfaces.base import File, traits
 from msapp.interfaces.base import NodeInterface, array, label_array, load, mask_array
 from msapp.interfaces.outputs import SinkInput, SinkOutput
 
+# What a panel of regions may show: names in msapp.reports.panels.
+REGIONS = ('candidates', 'detected', 'selfcheck')
 # Rows of the panel of new lesions; with more, too few grey levels are left in the picture.
 MOST_NEW_LESIONS = 8
 
@@ -180,18 +182,18 @@ class DrawFlicker(NodeInterface):
 
 class _PanelInput(_CheckerboardInput):
     regions = File(exists=True, mandatory=True, desc='label image')
-    rows = traits.List(traits.Dict(), mandatory=True)
-    kind = traits.Enum('candidates', 'detected', mandatory=True)
+    rows = traits.List(traits.Dict(), desc='where the regions lie')
+    kind = traits.Enum(*REGIONS, mandatory=True)
 
 
 class DrawRegions(NodeInterface):
-    """The largest candidates, or what a network found, in three planes, before and now."""
+    """The largest regions of a kind in three planes, before and now."""
 
     input_spec, output_spec = _PanelInput, SinkOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.reports.panels import CANDIDATES, DETECTED, regions_panel
+        from msapp.reports.panels import WORDINGS, regions_panel
 
         target = Path(self.inputs.output_dir) / self.inputs.name
         regions_panel(
@@ -200,7 +202,7 @@ class DrawRegions(NodeInterface):
             label_array(self.inputs.regions),
             target,
             brain_mask=mask_array(self.inputs.brain_mask),
-            wording={'candidates': CANDIDATES, 'detected': DETECTED}[self.inputs.kind],
+            wording=WORDINGS[self.inputs.kind],
             table=self.inputs.rows,
             names=self.inputs.labels,
         )

@@ -1,9 +1,9 @@
-"""Node that finds new lesions between two visits by a network."""
+"""Nodes that find new lesions between two visits by a network, and check how well it does."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from nipype.interfaces.base import File, traits
@@ -19,8 +19,11 @@ from msapp.interfaces.base import (
     save,
 )
 
+if TYPE_CHECKING:
+    from nibabel.spatialimages import SpatialImage
 
-class _SegmentNewLesionsInput(NetworkInterfaceInputSpec):
+
+class _PairInput(NetworkInterfaceInputSpec):
     previous = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
     current = File(exists=True, mandatory=True, desc='in individual space')
     previous_to_current = File(exists=True, mandatory=True, desc='affine')
@@ -28,10 +31,59 @@ class _SegmentNewLesionsInput(NetworkInterfaceInputSpec):
     previous_white_matter = File(exists=True, mandatory=True, desc='in individual space')
     previous_mask = File(exists=True, mandatory=True)
     current_mask = File(exists=True, mandatory=True)
-    to_mni = File(exists=True, mandatory=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
+
+
+class _Pair:
+    """Two visits as the network is fed them; see `msapp.training.pairs`.
+
+    The previous FLAIR is resampled from its own grid once, through its affine map onto the
+    current visit. Each FLAIR is scaled by the mode of its own white matter.
+    """
+
+    def __init__(self, inputs: Any) -> None:
+        from msapp.imaging import geometry
+        from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, normalize
+        from msapp.models.registry import load_network, load_spec
+
+        self.grid = geometry.individual_grid()
+        seen = mask_array(inputs.previous_mask)
+        self.brain = seen & mask_array(inputs.current_mask)
+        through = matrix(inputs.previous_to_current) @ matrix(inputs.current_to_individual)
+        previous = geometry.resample(load(inputs.previous), self.grid, through)
+        white = (array(inputs.previous_white_matter) > CERTAIN_WHITE_MATTER) & seen
+        self.images = {'previous': normalize(previous, white), 'current': array(inputs.current)}
+        self.spec = load_spec(inputs.model)
+        self._network, self._flips = load_network(self.spec), inputs.flips
+
+    def find(self, current: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of a new lesion, and the instances; or in another later image."""
+        from msapp.imaging import geometry
+        from msapp.inference.device import current_device
+        from msapp.inference.lesions import predict_lesions
+        from msapp.lesions.instances import label_instances
+
+        images = self.images if current is None else self.images | {'current': current}
+        probability = predict_lesions(
+            images,
+            self.brain,
+            self._network,
+            self.spec,
+            flips=self._flips,
+            device=current_device(),
+        )
+        labels = label_instances(
+            probability >= self.spec.threshold,
+            geometry.voxel_volume_mm3(self.grid),
+            minimum_mm3=self.spec.minimum_mm3,
+        )
+        return probability, labels
+
+
+class _SegmentNewLesionsInput(_PairInput):
+    to_mni = File(exists=True, mandatory=True)
 
 
 class _SegmentNewLesionsOutput(TraitedSpec):
@@ -43,55 +95,67 @@ class _SegmentNewLesionsOutput(TraitedSpec):
 
 
 class SegmentNewLesions(NodeInterface):
-    """A network for new lesions; see `msapp.training.pairs` for what it is fed.
-
-    The previous FLAIR is resampled from its own grid once, through its affine map onto the
-    current visit. Each FLAIR is scaled by the mode of its own white matter.
-    """
+    """A network for new lesions."""
 
     input_spec, output_spec = _SegmentNewLesionsInput, _SegmentNewLesionsOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.imaging import geometry
-        from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, normalize
-        from msapp.inference.device import current_device
-        from msapp.inference.lesions import predict_lesions
-        from msapp.lesions.instances import label_instances, measure_new_lesions
-        from msapp.models.registry import load_network, load_spec
+        from msapp.lesions.instances import measure_new_lesions
 
-        inputs = self.inputs
-        spec, grid = load_spec(inputs.model), geometry.individual_grid()
-        seen = mask_array(inputs.previous_mask)
-        both = seen & mask_array(inputs.current_mask)
-        through = matrix(inputs.previous_to_current) @ matrix(inputs.current_to_individual)
-        previous = geometry.resample(load(inputs.previous), grid, through)
-        white = (array(inputs.previous_white_matter) > CERTAIN_WHITE_MATTER) & seen
-        images = {'previous': normalize(previous, white), 'current': array(inputs.current)}
-        probability = predict_lesions(
-            images,
-            both,
-            load_network(spec),
-            spec,
-            flips=inputs.flips,
-            device=current_device(),
-        )
-        labels = label_instances(
-            probability >= spec.threshold,
-            geometry.voxel_volume_mm3(grid),
-            minimum_mm3=spec.minimum_mm3,
-        )
-        rows = measure_new_lesions(
-            labels, grid.affine, np.linalg.inv(matrix(inputs.to_mni)), probability, images
-        )
+        pair = _Pair(self.inputs)
+        probability, labels = pair.find()
+        grid: SpatialImage = pair.grid
+        to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
+        rows = measure_new_lesions(labels, grid.affine, to_mni, probability, pair.images)
         return {
             'mask': save(labels > 0, grid, folder / 'new.nii.gz'),
             'probability': save(probability, grid, folder / 'probability.nii.gz'),
             'labels': save(labels, grid, folder / 'labels.nii.gz'),
             'rows': rows,
             'measures': {
-                'new_lesion_model': spec.name,
+                'new_lesion_model': pair.spec.name,
                 'detected_new_count': len(rows),
                 'detected_new_volume_ml': sum(row['volume_mm3'] for row in rows) / 1000,
             },
+        }
+
+
+class _CheckDetectorInput(_PairInput):
+    scan = File(exists=True, mandatory=True, desc='later FLAIR on its own grid')
+    current_white_matter = File(exists=True, mandatory=True, desc='in individual space')
+    found = File(exists=True, mandatory=True, desc='what the network found as it is')
+    seed = traits.Int(0, usedefault=True)
+
+
+class _CheckDetectorOutput(TraitedSpec):
+    image = File(exists=True, desc='later FLAIR with the painted lesions')
+    examples = File(exists=True, desc='one painted lesion of each size')
+    rows = traits.List(traits.Dict(), desc='one a size')
+
+
+class CheckDetector(NodeInterface):
+    """How many painted lesions of known size the network finds; see `msapp.synthesis.injection`."""
+
+    input_spec, output_spec = _CheckDetectorInput, _CheckDetectorOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.synthesis.injection import count_recovered, inject_lesions
+
+        inputs, pair = self.inputs, _Pair(self.inputs)
+        painted = inject_lesions(
+            (pair.images['previous'], pair.images['current']),
+            array(inputs.current_white_matter) * pair.brain,
+            mask_array(inputs.found),
+            pair.grid.affine,
+            load(inputs.scan),
+            matrix(inputs.current_to_individual),
+            np.random.default_rng(inputs.seed),
+        )
+        _, labels = pair.find(painted.image)
+        return {
+            'image': save(painted.image, pair.grid, folder / 'painted.nii.gz'),
+            'examples': save(painted.examples(), pair.grid, folder / 'examples.nii.gz'),
+            'rows': count_recovered(painted, labels > 0),
         }

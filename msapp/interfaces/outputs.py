@@ -69,6 +69,7 @@ class _SaveTableInput(SinkInput):
         'changes',
         'candidates',
         'newlesions',
+        'selfcheck',
         'tracks',
         'dissemination',
         mandatory=True,

@@ -72,6 +72,15 @@ DETECTED = Wording(
     none='The network found nothing new.',
     colour=NEW_COLOUR,
 )
+PAINTED = Wording(
+    word='Painted lesion',
+    key='painted',
+    title='Self-check: lesions painted into this visit',
+    note='None of them is real',
+    none='There was no room to paint a lesion.',
+    colour=CANDIDATE_COLOUR,
+)
+WORDINGS = {'candidates': CANDIDATES, 'detected': DETECTED, 'selfcheck': PAINTED}
 NEW_LESIONS = Wording(
     word='New lesion',
     key='identifier',

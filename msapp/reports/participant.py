@@ -21,6 +21,7 @@ from msapp.stats.columns import (
     DISSEMINATION,
     LESIONS,
     NEW_LESIONS,
+    SELF_CHECK,
     VISITS,
 )
 
@@ -56,6 +57,7 @@ LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
 _HIDDEN_OF_PAIR = (*_HIDDEN, 'since_session', 'interval_days')
 CHANGE_COLUMNS = tuple(name for name in CHANGES if name not in _HIDDEN_OF_PAIR)
 NEW_LESION_COLUMNS = tuple(name for name in NEW_LESIONS if name not in _HIDDEN_OF_PAIR)
+SELF_CHECK_COLUMNS = tuple(name for name in SELF_CHECK if name not in _HIDDEN_OF_PAIR)
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
@@ -118,6 +120,8 @@ class DetectedView:
     model: str
     figures: tuple[FigureView, ...]
     table: TableView
+    check: TableView | None
+    painted: FigureView | None
 
 
 @dataclass(frozen=True)
@@ -210,6 +214,9 @@ def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView |
     model = (summary or {}).get('new_lesion_model')
     if not isinstance(model, str):
         return None
+    check = files.table('selfcheck', SELF_CHECK, SELF_CHECK_COLUMNS)
+    painted = files.figure('selfcheck', 'FLAIR', 'Painted lesions')
+    checked = painted.uri is not None
     return DetectedView(
         model=model,
         figures=(
@@ -217,6 +224,8 @@ def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView |
             files.figure('detectedmosaic', 'FLAIR', 'All new or enlarged places'),
         ),
         table=files.table('newlesions', NEW_LESIONS, NEW_LESION_COLUMNS),
+        check=check if checked else None,
+        painted=painted if checked else None,
     )
 
 

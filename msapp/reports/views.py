@@ -43,6 +43,8 @@ CAPTIONS = {
     'Distrust the candidates near any step.',
     'detected': 'Each pair shows the visit before and this one in the same window, aligned. '
     'Believe a place only if it is bright now and was not before, and if its surroundings agree.',
+    'selfcheck': 'None of these lesions is real. They should look like lesions of this patient: '
+    'where they are easier to see, so they are to find, and the shares above are too high.',
     'detectedmosaic': 'All new or enlarged places on this visit. Many of them along the cortex '
     'or the ventricles point to misalignment or another scanner, not to new lesions.',
     'candidates': 'Each pair shows the visit before and this one in the same window. Believe a '

@@ -406,6 +406,25 @@ NEW_LESIONS: dict[str, Column] = {
     },
 }
 
+SELF_CHECK: dict[str, Column] = {
+    **_PARTICIPANT,
+    **_INTERVAL,
+    'diameter_mm': _column('Diameter of a sphere of the volume of the painted lesions.', 'mm'),
+    'volume_mm3': _column('Volume of each painted lesion.', 'mm^3', 'before it is imaged'),
+    'injected_count': _column(
+        'Number of lesions of this size painted into the later FLAIR.', 'count', '--self-check'
+    ),
+    'recovered_count': _column(
+        'Number of them that the network for new lesions found.',
+        'count',
+        'at least a tenth of the volume marked',
+    ),
+    'recovered_fraction': _column('Recovered over painted lesions.', 'arbitrary', '0 to 1'),
+    'marked_fraction': _column(
+        'Mean share of the volume of a painted lesion that was marked.', 'arbitrary', '0 to 1'
+    ),
+}
+
 TRACKS: dict[str, Column] = {
     **_PARTICIPANT,
     'identifier': _column(

@@ -24,6 +24,7 @@ from msapp.stats.columns import (
     DISSEMINATION,
     LESIONS,
     NEW_LESIONS,
+    SELF_CHECK,
     TEXT_COLUMNS,
     TRACKS,
     VISITS,
@@ -43,6 +44,7 @@ GROUP_TABLES: dict[str, Columns] = {
 # All tables with any number of rows, those of a participant too.
 TABLES: dict[str, Columns] = GROUP_TABLES | {
     'newlesions': NEW_LESIONS,
+    'selfcheck': SELF_CHECK,
     'tracks': TRACKS,
     'dissemination': DISSEMINATION,
 }
