@@ -33,7 +33,7 @@ class AssessDissemination(NodeInterface):
         import pandas as pd
 
         from msapp.lesions import dissemination
-        from msapp.lesions.change import TRACK_COLUMNS
+        from msapp.lesions.tracks import TRACK_COLUMNS
 
         if self.inputs.obstacle:
             found = dissemination.not_assessed(self.inputs.obstacle)

@@ -315,7 +315,7 @@ class _TrackLesionsOutput(TraitedSpec):
 
 
 class TrackLesions(NodeInterface):
-    """What became of every lesion from visit to visit; see `msapp.lesions.change`.
+    """What became of every lesion from visit to visit; see `msapp.lesions.tracks`.
 
     The class images are one file, since the paths in a list of files do not move with the work
     folder. `TakePair` takes one of them out.
@@ -326,7 +326,7 @@ class TrackLesions(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         from msapp.imaging import geometry
-        from msapp.lesions.change import track_lesions
+        from msapp.lesions.tracks import track_lesions
 
         grid = load(self.inputs.labels[0])
         detected: list[np.ndarray | None] = [None] * (len(self.inputs.labels) - 1)

@@ -1,4 +1,4 @@
-"""What became of every lesion between two visits, and over all visits of a participant.
+"""What became of every lesion between two visits.
 
 Two lesions of different visits are *linked* if they share at least `LEAST_OVERLAP` of the smaller
 one. Lesions that are linked to each other, directly or through others, form a group, and each
@@ -38,7 +38,7 @@ Identifiers stay with a lesion from visit to visit. Of lesions that merge, the l
 identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
 get new ones. In a group of several lesions at both visits those that share most stay one lesion.
 Identifiers that ended never come back: a lesion that resolves and is seen again at the same place
-two visits later is a new lesion with a new identifier.
+two visits later is a new lesion with a new identifier (`msapp.lesions.tracks`).
 """
 
 from __future__ import annotations
@@ -47,8 +47,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -93,10 +92,8 @@ LEAST_LESION_MM3 = 6.0
 SUPPORT = 0.5
 # Volumes are sums of voxels; a limit must not depend on the last digit.
 ROUNDING = 1e-6
-SECONDS_PER_DAY = 86400.0
 DAYS_PER_YEAR = 365.25
 MM3_PER_ML = 1000.0
-UNKNOWN_TIMES = ('', 'n/a')
 
 # The columns of the table of changes, each with its meaning and unit.
 CHANGE_COLUMNS = {
@@ -113,17 +110,6 @@ CHANGE_COLUMNS = {
     'change_percent_per_year': 'change_percent by years between the visits; missing if not known',
     'overlap': 'Dice overlap of all earlier with all later voxels, 0 to 1',
     'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0',
-}
-# The columns of the table of tracks, each with its meaning and unit.
-TRACK_COLUMNS = {
-    'identifier': 'number of the lesion, the same at all visits',
-    'visit': 'number of the visit, from 0',
-    'label': 'label of the lesion at this visit; 0 if it has ended',
-    'volume_ml': 'its volume, ml',
-    'parent': 'identifier of the lesion it broke off from since the visit before, else missing',
-    'merged_into': 'identifier of the lesion it ended in since the visit before, else missing',
-    'state': 'first, at the first visit; split, of parts that broke off; merged into; else what '
-    'became of it since the visit before, one of CLASSES',
 }
 
 
@@ -208,23 +194,6 @@ class Comparison:
         return found
 
 
-@dataclass(frozen=True)
-class Tracks:
-    """The lesions of a participant over all visits.
-
-    Attributes
-    ----------
-    table : pandas.DataFrame
-        One line a lesion and visit with the columns `TRACK_COLUMNS`, and one for the visit by
-        which a lesion has ended, with label and volume 0. By identifier, then visit.
-    comparisons : list of Comparison
-        Of each two visits that follow each other, with the same identifiers.
-    """
-
-    table: pd.DataFrame
-    comparisons: list[Comparison]
-
-
 class _Visit(NamedTuple):
     """The lesions of a visit, counted from 0: largest first, then in the order of the array.
 
@@ -282,7 +251,7 @@ def compare_visits(
         Voxels that a detector of new lesions has marked. None where none has looked, which is not
         the same as an empty mask.
     years : float
-        From the earlier to the later visit (`interval_years`); NaN if not known.
+        From the earlier to the later visit; NaN if not known.
     identifiers : mapping of int to int, optional
         Of each earlier label. Without: 1 for the largest lesion, and so on.
     next_identifier : int, optional
@@ -307,120 +276,17 @@ def compare_visits(
     >>> change.kind, change.change_percent, change.change_ml
     ('enlarged', 100.0, 0.018)
     """
-    _check_maps([earlier, later], voxel_mm3, [new])
+    check_maps([earlier, later], voxel_mm3, [new])
     if years <= 0:
         raise InputError(f'years between visits must be above 0, got {years}. Check acq_time.')
     pair = _pair_up(earlier, later, voxel_mm3, new)
-    known = _number_by_size(earlier) if identifiers is None else identifiers
+    known = number_by_size(earlier) if identifiers is None else identifiers
     free = itertools.count(next_identifier or max(known.values(), default=0) + 1)
     groups = [_name(pair, *linked, known, free) for linked in _find_groups(pair.links)]
     changes = [_describe(pair, group, years) for group in groups]
     classes = _paint(pair, groups, [change.kind for change in changes], earlier.shape)
     changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
     return Comparison(changes, classes)
-
-
-def track_lesions(
-    visits: Sequence[np.ndarray],
-    voxel_mm3: float,
-    *,
-    new: Sequence[np.ndarray | None] | None = None,
-    years: Sequence[float] | None = None,
-) -> Tracks:
-    """Follow every lesion over all visits.
-
-    Parameters
-    ----------
-    visits : sequence of (I, J, K) ndarray of int
-        Lesion instances of each visit in order of time, on one grid; one visit is enough.
-    voxel_mm3 : float
-        Volume of a voxel, mm3.
-    new : sequence of ((I, J, K) ndarray of bool or None), optional
-        Of each two visits that follow each other: see `compare_visits`.
-    years : sequence of float, optional
-        Of each two visits that follow each other.
-
-    Returns
-    -------
-    Tracks
-        Identifiers depend on what is where, not on the values of the labels.
-
-    Raises
-    ------
-    InputError
-        As in `compare_visits`; or if there is no visit, or ``new`` or ``years`` do not have one
-        entry for each two visits.
-    """
-    if not visits:
-        raise InputError('no visit was given; lesions cannot be followed. Give at least one.')
-    masks = _one_each('new', new, None, len(visits))
-    gaps = _one_each('years', years, math.nan, len(visits))
-    _check_maps(visits, voxel_mm3, masks)
-    known = _number_by_size(visits[0])
-    rows: list[dict[str, Any]] = [
-        {'identifier': name, 'visit': 0, 'label': label, 'state': 'first'}
-        for label, name in known.items()
-    ]
-    comparisons = []
-    used = len(known)
-    for visit, (mask, gap) in enumerate(zip(masks, gaps, strict=True), start=1):
-        found = compare_visits(
-            visits[visit - 1],
-            visits[visit],
-            voxel_mm3,
-            new=mask,
-            years=gap,
-            identifiers=known,
-            next_identifier=used + 1,
-        )
-        known = {
-            label: name
-            for change in found.changes
-            for label, name in zip(change.labels_after, change.identifiers_after, strict=True)
-        }
-        used = max(used, *known.values(), 0)
-        rows += [row for change in found.changes for row in _track(change, visit)]
-        comparisons.append(found)
-    return Tracks(_tabulate(rows, visits, voxel_mm3), comparisons)
-
-
-def interval_years(earlier: str | None, later: str | None) -> float:
-    """Return the time between two visits from BIDS ``acq_time``.
-
-    Parameters
-    ----------
-    earlier, later : str or None
-        ISO 8601 date with or without a time, as in ``scans.tsv``. Only their difference counts,
-        so dates may be shifted, as BIDS asks for (to years before 1925). A time without a zone is
-        taken for UTC.
-
-    Returns
-    -------
-    float
-        Years of 365.25 days; NaN if either is None, empty or ``n/a``.
-
-    Raises
-    ------
-    InputError
-        If one is not a date, or the later is not after the earlier.
-
-    Examples
-    --------
-    >>> round(interval_years('1904-03-01T10:00:00', '1905-03-01T10:00:00'), 4)
-    0.9993
-    >>> interval_years('1904-03-01', 'n/a')
-    nan
-    """
-    moments = [_read_moment(text) for text in (earlier, later)]
-    if moments[0] is None or moments[1] is None:
-        return math.nan
-    days = (moments[1] - moments[0]).total_seconds() / SECONDS_PER_DAY
-    if days <= 0:
-        raise InputError(
-            f'the later visit ({later}) is not after the earlier one ({earlier}). '
-            'Check acq_time in scans.tsv or sessions.tsv.'
-        )
-    return days / DAYS_PER_YEAR
 
 
 def classify_volumes(before_mm3: float, after_mm3: float) -> str:
@@ -438,20 +304,7 @@ def classify_volumes(before_mm3: float, after_mm3: float) -> str:
     return 'enlarged' if change_mm3 > 0 else 'shrunken'
 
 
-def _read_moment(text: str | None) -> datetime | None:
-    """Read a date; None if it is not known."""
-    if text is None or text.strip() in UNKNOWN_TIMES:
-        return None
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
-        raise InputError(
-            f'{text!r} is not a date. Write acq_time as in 2020-05-17T09:30:00, or n/a.'
-        ) from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _check_maps(
+def check_maps(
     visits: Sequence[np.ndarray], voxel_mm3: float, masks: Sequence[np.ndarray | None]
 ) -> None:
     """Refuse label images and masks that cannot be compared."""
@@ -469,16 +322,6 @@ def _check_maps(
             )
     if not voxel_mm3 > 0:
         raise InputError(f'the volume of a voxel must be above 0, got {voxel_mm3} mm3.')
-
-
-def _one_each(name: str, entries: Sequence[Any] | None, default: Any, visits: int) -> list[Any]:
-    """Return one entry for each two visits that follow each other."""
-    found = [default] * (visits - 1) if entries is None else list(entries)
-    if len(found) != visits - 1:
-        raise InputError(
-            f'{name} has {len(found)} entries for {visits} visits; {visits - 1} are needed.'
-        )
-    return found
 
 
 def _pair_up(
@@ -519,7 +362,7 @@ def _arrange(labels: np.ndarray) -> _Visit:
     return _Visit(numbers, values[order], voxels[order])
 
 
-def _number_by_size(labels: np.ndarray) -> dict[int, int]:
+def number_by_size(labels: np.ndarray) -> dict[int, int]:
     """Return an identifier for each label, 1 for the largest lesion."""
     return {int(label): rank for rank, label in enumerate(_arrange(labels).labels, start=1)}
 
@@ -664,36 +507,3 @@ def _paint(
     whole = np.zeros(shape, np.uint8)
     whole[pair.box] = painted[(slice(REACH_VOXELS, -REACH_VOXELS),) * len(shape)]
     return whole
-
-
-def _track(change: Change, visit: int) -> Iterator[dict[str, Any]]:
-    """Give the lines of the track table of a change, at its later visit."""
-    nothing = {'visit': visit, 'parent': None, 'merged_into': None}
-    for name, label, parent in zip(
-        change.identifiers_after, change.labels_after, change.parents, strict=True
-    ):
-        state = change.kind if parent is None else 'split'
-        yield nothing | {'identifier': name, 'label': label, 'parent': parent, 'state': state}
-    for name, into in zip(change.identifiers_before, change.merged_into, strict=True):
-        if name not in change.identifiers_after:
-            state = change.kind if into is None else 'merged into'
-            yield nothing | {'identifier': name, 'label': 0, 'merged_into': into, 'state': state}
-
-
-def _tabulate(
-    rows: list[dict[str, Any]], visits: Sequence[np.ndarray], voxel_mm3: float
-) -> pd.DataFrame:
-    """Make the table of tracks, with volumes."""
-    voxels = [_sizes(labels) for labels in visits]
-    for row in rows:
-        row['volume_ml'] = voxels[row['visit']].get(row['label'], 0) * voxel_mm3 / MM3_PER_ML
-    whole = dict.fromkeys(('identifier', 'visit', 'label'), int)
-    kinds = dict.fromkeys(TRACK_COLUMNS, 'Int64') | whole | {'volume_ml': float, 'state': object}
-    table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS)).astype(kinds)
-    return table.sort_values(['identifier', 'visit'], ignore_index=True)
-
-
-def _sizes(labels: np.ndarray) -> dict[int, int]:
-    """Return the number of voxels of each label."""
-    values, counts = np.unique(labels[labels > 0], return_counts=True)
-    return dict(zip(values.tolist(), counts.tolist(), strict=True))

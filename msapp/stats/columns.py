@@ -13,6 +13,7 @@ TEXT_COLUMNS = frozenset(
         'reference_contrast',
         'brain_extraction',
         'lesion_model',
+        'new_lesion_model',
         'location',
         'since_session',
         'lesions_since_session',
@@ -409,7 +410,9 @@ NEW_LESIONS: dict[str, Column] = {
 SELF_CHECK: dict[str, Column] = {
     **_PARTICIPANT,
     **_INTERVAL,
-    'diameter_mm': _column('Diameter of a sphere of the volume of the painted lesions.', 'mm'),
+    'diameter_mm': _column(
+        'Diameter of a sphere of the volume of the painted lesions.', 'mm', '--self-check'
+    ),
     'volume_mm3': _column('Volume of each painted lesion.', 'mm^3', 'before it is imaged'),
     'injected_count': _column(
         'Number of lesions of this size painted into the later FLAIR.', 'count', '--self-check'

@@ -12,13 +12,11 @@ from msapp.errors import InputError
 from msapp.lesions.change import (
     CHANGE_COLUMNS,
     CLASSES,
-    TRACK_COLUMNS,
     classify_volumes,
     compare_visits,
-    interval_years,
-    track_lesions,
 )
 from msapp.lesions.instances import label_instances
+from msapp.lesions.tracks import TRACK_COLUMNS, track_lesions
 
 SHAPE = (40, 20, 20)
 ACROSS = slice(5, 10)
@@ -350,38 +348,6 @@ class TestRefusals:
             track_lesions([EMPTY, EMPTY], 1.0, years=[1, 1])
         with pytest.raises(InputError, match='new has 0 entries'):
             track_lesions([EMPTY, EMPTY], 1.0, new=[])
-
-
-class TestIntervals:
-    @pytest.mark.parametrize(
-        ('earlier', 'later', 'days'),
-        [
-            ('2019-01-01', '2020-01-01', 365),
-            ('2020-01-01T00:00:00', '2020-01-01T12:00:00', 0.5),
-            ('1881-06-05T23:59:59.500000', '1881-06-06T23:59:59.500000', 1),
-            ('2020-01-01T10:00:00Z', '2020-01-02T10:00:00', 1),
-            ('2020-01-01T10:00:00+02:00', '2020-01-01T10:00:00Z', 1 / 12),
-        ],
-    )
-    def test_only_the_difference_counts(self, earlier, later, days):
-        assert interval_years(earlier, later) == pytest.approx(days / 365.25)
-
-    @pytest.mark.parametrize('unknown', [None, '', 'n/a', ' n/a '])
-    def test_an_unknown_time_gives_none(self, unknown):
-        assert math.isnan(interval_years(unknown, '2020-01-01'))
-        assert math.isnan(interval_years('2020-01-01', unknown))
-
-    @pytest.mark.parametrize('wrong', ['yesterday', '17/05/2020', '2020-13-01', '65'])
-    def test_what_is_no_date_is_refused(self, wrong):
-        with pytest.raises(InputError, match='is not a date'):
-            interval_years('2020-01-01', wrong)
-        with pytest.raises(InputError, match='is not a date'):
-            interval_years(wrong, None)
-
-    @pytest.mark.parametrize('later', ['2019-12-31', '2020-01-01'])
-    def test_visits_out_of_order_are_refused(self, later):
-        with pytest.raises(InputError, match='is not after the earlier one'):
-            interval_years('2020-01-01', later)
 
 
 def lines(tracks, identifier: int) -> list[tuple]:

@@ -7,7 +7,6 @@ import itertools
 import numpy as np
 import pytest
 
-from msapp.lesions.change import track_lesions
 from msapp.lesions.dissemination import (
     BRAIN_PLACES,
     COLUMNS,
@@ -21,6 +20,7 @@ from msapp.lesions.dissemination import (
     gather_findings,
 )
 from msapp.lesions.location import LOCATIONS
+from msapp.lesions.tracks import track_lesions
 
 STATES = (MET, NOT_MET, NOT_MEASURED)
 SPACE, TIME = 'dissemination_in_space', 'dissemination_in_time'

@@ -6,7 +6,8 @@ import pytest
 
 from msapp.errors import InputError, InternalError
 from msapp.lesions import dissemination
-from msapp.lesions.change import CHANGE_COLUMNS, TRACK_COLUMNS, Comparison
+from msapp.lesions.change import CHANGE_COLUMNS, Comparison
+from msapp.lesions.tracks import TRACK_COLUMNS
 from msapp.stats.columns import (
     CANDIDATES,
     CHANGES,
@@ -17,6 +18,7 @@ from msapp.stats.columns import (
     VISITS,
 )
 from msapp.stats.tables import (
+    TABLES,
     collect_group,
     read_table,
     write_group_tables,
@@ -44,7 +46,7 @@ def visit_files(root, participant='sub-01', session='ses-1', **values):
     return folder
 
 
-@pytest.mark.parametrize('columns', [VISITS, LESIONS, CHANGES, CANDIDATES, TRACKS, DISSEMINATION])
+@pytest.mark.parametrize('columns', [VISITS, *TABLES.values()])
 def test_every_measure_has_a_description_a_unit_and_a_source(columns):
     for name, entry in columns.items():
         assert entry['Description'].endswith('.')

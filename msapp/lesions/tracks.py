@@ -1,0 +1,157 @@
+"""Lesions followed over all visits of a participant: one identifier each, from visit to visit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from msapp.errors import InputError
+from msapp.lesions.change import (
+    MM3_PER_ML,
+    Change,
+    Comparison,
+    check_maps,
+    compare_visits,
+    number_by_size,
+)
+
+# The columns of the table of tracks, each with its meaning and unit.
+TRACK_COLUMNS = {
+    'identifier': 'number of the lesion, the same at all visits',
+    'visit': 'number of the visit, from 0',
+    'label': 'label of the lesion at this visit; 0 if it has ended',
+    'volume_ml': 'its volume, ml',
+    'parent': 'identifier of the lesion it broke off from since the visit before, else missing',
+    'merged_into': 'identifier of the lesion it ended in since the visit before, else missing',
+    'state': 'first, at the first visit; split, of parts that broke off; merged into; else what '
+    'became of it since the visit before, one of CLASSES',
+}
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The lesions of a participant over all visits.
+
+    Attributes
+    ----------
+    table : pandas.DataFrame
+        One line a lesion and visit with the columns `TRACK_COLUMNS`, and one for the visit by
+        which a lesion has ended, with label and volume 0. By identifier, then visit.
+    comparisons : list of Comparison
+        Of each two visits that follow each other, with the same identifiers.
+    """
+
+    table: pd.DataFrame
+    comparisons: list[Comparison]
+
+
+def track_lesions(
+    visits: Sequence[np.ndarray],
+    voxel_mm3: float,
+    *,
+    new: Sequence[np.ndarray | None] | None = None,
+    years: Sequence[float] | None = None,
+) -> Tracks:
+    """Follow every lesion over all visits.
+
+    Parameters
+    ----------
+    visits : sequence of (I, J, K) ndarray of int
+        Lesion instances of each visit in order of time, on one grid; one visit is enough.
+    voxel_mm3 : float
+        Volume of a voxel, mm3.
+    new : sequence of ((I, J, K) ndarray of bool or None), optional
+        Of each two visits that follow each other: see `msapp.lesions.change.compare_visits`.
+    years : sequence of float, optional
+        Of each two visits that follow each other.
+
+    Returns
+    -------
+    Tracks
+        Identifiers depend on what is where, not on the values of the labels.
+
+    Raises
+    ------
+    InputError
+        As in `msapp.lesions.change.compare_visits`; or if there is no visit, or ``new`` or
+        ``years`` do not have one entry for each two visits.
+    """
+    if not visits:
+        raise InputError('no visit was given; lesions cannot be followed. Give at least one.')
+    masks = _one_each('new', new, None, len(visits))
+    gaps = _one_each('years', years, math.nan, len(visits))
+    check_maps(visits, voxel_mm3, masks)
+    known = number_by_size(visits[0])
+    rows: list[dict[str, Any]] = [
+        {'identifier': name, 'visit': 0, 'label': label, 'state': 'first'}
+        for label, name in known.items()
+    ]
+    comparisons = []
+    used = len(known)
+    for visit, (mask, gap) in enumerate(zip(masks, gaps, strict=True), start=1):
+        found = compare_visits(
+            visits[visit - 1],
+            visits[visit],
+            voxel_mm3,
+            new=mask,
+            years=gap,
+            identifiers=known,
+            next_identifier=used + 1,
+        )
+        known = {
+            label: name
+            for change in found.changes
+            for label, name in zip(change.labels_after, change.identifiers_after, strict=True)
+        }
+        used = max(used, *known.values(), 0)
+        rows += [row for change in found.changes for row in _track(change, visit)]
+        comparisons.append(found)
+    return Tracks(_tabulate(rows, visits, voxel_mm3), comparisons)
+
+
+def _one_each(name: str, entries: Sequence[Any] | None, default: Any, visits: int) -> list[Any]:
+    """Return one entry for each two visits that follow each other."""
+    found = [default] * (visits - 1) if entries is None else list(entries)
+    if len(found) != visits - 1:
+        raise InputError(
+            f'{name} has {len(found)} entries for {visits} visits; {visits - 1} are needed.'
+        )
+    return found
+
+
+def _track(change: Change, visit: int) -> Iterator[dict[str, Any]]:
+    """Give the lines of the track table of a change, at its later visit."""
+    nothing = {'visit': visit, 'parent': None, 'merged_into': None}
+    for name, label, parent in zip(
+        change.identifiers_after, change.labels_after, change.parents, strict=True
+    ):
+        state = change.kind if parent is None else 'split'
+        yield nothing | {'identifier': name, 'label': label, 'parent': parent, 'state': state}
+    for name, into in zip(change.identifiers_before, change.merged_into, strict=True):
+        if name not in change.identifiers_after:
+            state = change.kind if into is None else 'merged into'
+            yield nothing | {'identifier': name, 'label': 0, 'merged_into': into, 'state': state}
+
+
+def _tabulate(
+    rows: list[dict[str, Any]], visits: Sequence[np.ndarray], voxel_mm3: float
+) -> pd.DataFrame:
+    """Make the table of tracks, with volumes."""
+    voxels = [_sizes(labels) for labels in visits]
+    for row in rows:
+        row['volume_ml'] = voxels[row['visit']].get(row['label'], 0) * voxel_mm3 / MM3_PER_ML
+    whole = dict.fromkeys(('identifier', 'visit', 'label'), int)
+    kinds = dict.fromkeys(TRACK_COLUMNS, 'Int64') | whole | {'volume_ml': float, 'state': object}
+    table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS)).astype(kinds)
+    return table.sort_values(['identifier', 'visit'], ignore_index=True)
+
+
+def _sizes(labels: np.ndarray) -> dict[int, int]:
+    """Return the number of voxels of each label."""
+    values, counts = np.unique(labels[labels > 0], return_counts=True)
+    return dict(zip(values.tolist(), counts.tolist(), strict=True))
