@@ -182,7 +182,7 @@ class DrawFlicker(NodeInterface):
 
 class _PanelInput(_CheckerboardInput):
     regions = File(exists=True, mandatory=True, desc='label image')
-    rows = traits.List(traits.Dict(), desc='where the regions lie')
+    rows = traits.List(traits.Dict(), [], usedefault=True, desc='where the regions lie')
     kind = traits.Enum(*REGIONS, mandatory=True)
 
 

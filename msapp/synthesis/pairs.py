@@ -35,6 +35,8 @@ PATIENT = LoadSettings(none=0, patient=1, second=0, thinned=0, singles=0)
 # New lesions are small: the smaller of two components is taken this often, and scaled down by up
 # to this factor in half of the cases.
 SMALLER, SMALLEST_SCALE = 0.7, 0.6
+# Some are large: this share is scaled to a volume drawn from this range, evenly in its logarithm.
+LARGE, LARGE_MM3 = 0.12, (400.0, 5000.0)
 # Components of another patient's mask that appear at once: the mean above one.
 TOGETHER = 6.0
 # Lesions grow this far around a point of theirs: small ones as a whole, confluent ones in a part.
@@ -182,14 +184,28 @@ def draw_new(
 
 
 def _draw_single(bank: LesionBank, rng: np.random.Generator) -> np.ndarray:
-    """Return the voxels, (N, 3), of one component, mostly a small one."""
+    """Return the voxels, (N, 3), of one component, mostly a small one, now and then a large one."""
     found = [_voxels(bank.draw(rng, ONE)) for _ in range(2 if rng.random() < SMALLER else 1)]
     voxels = min(found, key=len)
+    if len(voxels) and rng.random() < LARGE:
+        return _scale_to(voxels, float(np.exp(rng.uniform(*np.log(LARGE_MM3)))))
     if len(voxels) and rng.random() < 0.5:
         middle = voxels.mean(axis=0)
         scaled = middle + (voxels - middle) * rng.uniform(SMALLEST_SCALE, 1)
         voxels = np.unique(np.rint(scaled).astype(int), axis=0)
     return voxels
+
+
+def _scale_to(voxels: np.ndarray, volume_mm3: float) -> np.ndarray:
+    """Return the voxels, of 1 mm3, of a component of the same shape and about this volume."""
+    first = voxels.min(axis=0)
+    mask = np.zeros(voxels.max(axis=0) - first + 3, np.float32)
+    mask[tuple((voxels - first + 1).T)] = 1
+    factor = (volume_mm3 / len(voxels)) ** (1 / 3)
+    scaled = ndimage.zoom(mask, factor, order=1) > 0.5
+    moved = _voxels(scaled) + np.rint(voxels.mean(axis=0) - np.array(scaled.shape) / 2).astype(int)
+    inside: np.ndarray = moved[((moved >= 0) & (moved < SHAPE)).all(axis=1)]
+    return inside
 
 
 def _voxels(mask: np.ndarray) -> np.ndarray:

@@ -176,6 +176,7 @@ def describe_model(
         window=recipe.window,
         overlap=recipe.overlap,
         threshold=recipe.threshold,
+        minimum_mm3=recipe.minimum_mm3,
         classes=recipe.classes,
         supports=('mc-samples',) if recipe.architecture.arguments.get('dropout') else (),
         training=Training(

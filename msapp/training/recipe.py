@@ -152,6 +152,8 @@ class Recipe(_Frozen):
     window : tuple of int
         Sides of the drawn images, and of the sliding window.
     threshold : float or None
+    minimum_mm3 : float
+        Smaller components are dropped, mm3.
     classes : tuple of str
     architecture : Named
     loss : Named
@@ -173,6 +175,7 @@ class Recipe(_Frozen):
     window: tuple[int, int, int]
     overlap: float = 0.5
     threshold: float | None = None
+    minimum_mm3: float = Field(default=0.0, ge=0)
     classes: tuple[str, ...] = ()
     architecture: Named
     loss: Named

@@ -19,6 +19,7 @@ from msapp.lesions.instances import label_instances
 from msapp.models.registry import save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
+from msapp.synthesis.injection import DIAMETERS_MM
 
 MINIMUM_MM3 = 5.0
 ARGUMENTS = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8], 'num_res_units': 0}
@@ -66,7 +67,7 @@ def out(bids, model, call_msapp):
     folder = bids.parent / 'out'
     run = call_msapp(
         bids, folder, 'participant', '--sloppy', '--brain-extraction', 'template',
-        '--new-lesion-method', model.folder,
+        '--new-lesion-method', model.folder, '--self-check',
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     return folder
@@ -141,3 +142,27 @@ def test_the_page_shows_the_places_and_says_what_the_network_is(out):
     assert 'The network newmine was trained on synthetic images alone.' in page
     for name in ('detected', 'detectedmosaic'):
         assert (out / f'sub-01/figures/sub-01_ses-2_desc-{name}_FLAIR.png').exists()
+
+
+def test_the_self_check_counts_painted_lesions_of_each_size(out):
+    table = pd.read_csv(find(out, 'desc-selfcheck_stats.tsv'), sep='\t')
+    assert table['diameter_mm'].tolist() == list(DIAMETERS_MM)
+    assert (table['injected_count'] > 0).all()
+    assert table['recovered_fraction'].between(0, 1).all()
+    assert (table['recovered_count'] <= table['injected_count']).all()
+    assert (out / 'sub-01/figures/sub-01_ses-2_desc-selfcheck_FLAIR.png').exists()
+    page = (out / 'sub-01.html').read_text(encoding='utf-8')
+    assert 'Self-check: how many painted lesions were found' in page
+
+
+def test_flags_that_need_a_network_for_new_lesions_say_so(bids, tmp_path, call_msapp):
+    calls = {
+        ('--self-check',): '--self-check needs a network for new lesions',
+        ('--new-lesion-method', 'anatomy'): 'this model is for anatomy, not for longitudinal',
+        ('--new-lesion-method', 'nosuch'): 'no such model is installed',
+    }
+    for flags, message in calls.items():
+        run = call_msapp(bids, tmp_path / 'out', 'participant', *flags)
+        assert run.returncode == 69
+        assert message in run.stderr
+        assert 'Traceback' not in run.stderr

@@ -181,6 +181,14 @@ def test_new_lesions_do_not_touch_old_ones(bank):
         assert not new[:, :142].any()
 
 
+@pytest.mark.parametrize('volume_mm3', [400.0, 1500.0, 5000.0])
+def test_a_component_is_scaled_to_a_volume_about_its_middle(volume_mm3):
+    voxels = np.argwhere(np.ones((5, 6, 4), bool)) + [90, 100, 80]
+    scaled = pairs._scale_to(voxels, volume_mm3)
+    assert len(scaled) == pytest.approx(volume_mm3, rel=0.4)
+    assert np.abs(scaled.mean(axis=0) - voxels.mean(axis=0)).max() <= 1
+
+
 def test_lesions_of_another_patient_appear_but_for_those_that_are_there(bank):
     settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, new=0.0, another=1.0)
     rng = np.random.default_rng(0)
