@@ -39,6 +39,8 @@ SPEC_FILE = 'model.toml'
 # Models are kept in the source tree and in the image; half precision halves them.
 MAX_WEIGHTS_MB = 16
 BYTES_PER_MB = 1_000_000
+# Channels of a network for new lesions: the FLAIR of two visits.
+VISITS = ('previous', 'current')
 # What stands for a task where no network is chosen: the classical methods of msapp.lesions.
 CLASSICAL = {'lesions': 'threshold', 'longitudinal': 'candidates'}
 
@@ -99,9 +101,8 @@ def models_for(settings: Settings, *, folder: Path | None = None) -> dict[str, M
         'longitudinal': ('--new-lesion-method', settings.new_lesion_method),
     }
     for task, (flag, name) in chosen.items():
-        if name != CLASSICAL[task]:
-            spec = _chosen_model(task, flag, name, folder)
-            models |= {task: spec} if task in settings.tasks else {}
+        if task in settings.tasks and name != CLASSICAL[task]:
+            models[task] = _chosen_model(task, flag, name, folder)
     wanted = ['anatomy'] if settings.brain_extraction == 'network' else []
     if 'enhancement' in settings.tasks:
         wanted.append('enhancement')
@@ -202,6 +203,14 @@ def _chosen_model(task: str, flag: str, name_or_path: str, folder: Path | None) 
     if spec.task != task:
         raise MissingDependencyError(
             f'{flag} {name_or_path}: this model is for {spec.task}, not for {task}. {without}'
+        )
+    if spec.threshold is None:
+        raise MissingDependencyError(f'{flag} {name_or_path}: this model has no threshold.')
+    channels = tuple(channel.name for channel in spec.channels)
+    if task == 'longitudinal' and set(channels) != set(VISITS):
+        raise MissingDependencyError(
+            f'{flag} {name_or_path}: the channels of a model for new lesions are '
+            f'{" and ".join(VISITS)}; those of this one are {" and ".join(channels)}.'
         )
     return spec
 

@@ -47,7 +47,7 @@ class Settings(BaseModel):
 
     tasks: tuple[Task, ...] = ('lesions', 'longitudinal')
     lesion_model: ModelName = 'threshold'
-    new_lesion_method: ModelName = 'candidates'
+    new_lesion_method: ModelName = 'newlesions'
     brain_extraction: Literal['network', 'bet', 'template'] = 'network'
     output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
     flips: bool = False

@@ -64,8 +64,8 @@ def init_participant_wf(
 
     Workflow Graph
         each visit's fit -> midpoint -> each visit in ``individual`` -> lesions; each consecutive
-        pair of visits with FLAIR -> candidates; lesions of all visits -> changes; everything ->
-        sinks and figures.
+        pair of visits with FLAIR -> candidates, new lesions by a network; lesions of all visits ->
+        changes; everything -> sinks and figures.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def _add_outputs(
         if 'lesions' in settings.tasks and lesions.can_find_lesions(visit, settings):
             found[index] = _add_lesions(sinks[index], fits[index], applied[index], space)
             measures[index]['lesions'] = found[index], 'outputnode.measures'
-        if compares(visits, index, settings):
+        if longitudinal.compares(visits, index, settings):
             pair = slice(index - 1, index + 1)
             found_candidates = _add_candidates(
                 sinks[index], visits[index - 1], fits[pair], applied[pair], space
@@ -197,15 +197,6 @@ def _add_applied(
         ]
     )
     return applied
-
-
-def compares(visits: Sequence[Visit], index: int, settings: Settings) -> bool:
-    """Tell whether a visit is compared with the one before: both need FLAIR."""
-    return (
-        'longitudinal' in settings.tasks
-        and index > 0
-        and all('FLAIR' in visit.images for visit in visits[index - 1 : index + 1])
-    )
 
 
 def first_columns(participant: str, visit: Visit) -> dict[str, Any]:
@@ -308,7 +299,7 @@ def _add_changes(
         }
         common = first_columns(sink.participant, sink.visit) | pair_columns(since, sink.visit)
         pair = [applied[before], applied[now]]
-        changes.add_change_outputs(outcome, pair, sink, since, common)
+        changes.add_change_outputs(outcome, pair, sink, since, common, judged=number in judged)
         sources[now] = since, (tracks, f'outputnode.measures{number}')
     return sources
 
@@ -349,17 +340,21 @@ def _add_new_lesions(
     found = newlesions.init_new_lesions_wf(
         name=f'{sinks.prefix}_new_lesions_wf', settings=sinks.settings
     )
-    before = {'white_matter': 'previous_white_matter', 'brain_mask': 'previous_mask'}
+    before = {
+        'n4_FLAIR': 'previous',
+        'brain': 'previous_brain',
+        'white_matter': 'previous_white_matter',
+    }
     now = {
         'preproc_FLAIR': 'current',
         'xfm_FLAIR': 'current_to_individual',
         'brain_mask': 'current_mask',
+        'white_matter': 'current_white_matter',
     }
     sources = [
-        (fits[0], {'n4_FLAIR': 'previous'}),
+        (fits[0], before),
         (fits[1], {'n4_FLAIR': 'reference'}),
-        (applied[0], before),
-        (applied[1], now | {'white_matter': 'current_white_matter'}),
+        (applied[1], now),
         (candidates, {'previous_to_current': 'previous_to_current'}),
         (space, {'to_mni': 'to_mni'}),
     ]

@@ -38,13 +38,18 @@ grown by a voxel, for {100 * change.LEAST_NEAR:.0f} %). Linked lesions that chan
 stable; several that become fewer are merged, and split if they become more. Lesions of at least
 {change.LEAST_LESION_MM3:g} mm3 (Anima) that only the later or the earlier visit shows are new or
 resolved, smaller ones unconfirmed. """
+JUDGED_METHODS = f"""\
+Where the network for new lesions looked at both visits, a lesion that only the later one shows is
+new, whatever its size, if the network marked more than {100 * change.SUPPORT:.0f} % of it, and
+unconfirmed if not. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '
     'only as good as these: look at every new, enlarged and resolved lesion before you count it.'
 )
 BASELINE_CAUTION = (
     'These lesions come from the classical baseline. Where it finds a lesion at one visit and '
-    'misses it at the other, the lesion is called new or resolved, which happens often.'
+    'misses it at the other, the lesion is called new or resolved, which happens often; new only '
+    'where no network for new lesions looked.'
 )
 # Why the imaging items of the McDonald criteria cannot be told.
 NO_ZONES = (
@@ -77,6 +82,11 @@ LIMITS: dict[str, dict[str, Any]] = {
         'Units': 'mm^3',
         'Source': 'animaLesionEvolutionDetection (Anima)',
     },
+    'LeastMarked': {
+        'Value': change.SUPPORT,
+        'Units': 'share of a lesion of the later visit that a network for new lesions marked',
+        'Source': 'msapp; where such a network looked at the pair',
+    },
     'LeastLesionMM3': {
         'Value': change.LEAST_LESION_MM3,
         'Units': 'mm^3',
@@ -94,7 +104,9 @@ def cautions(settings: Settings) -> tuple[str, ...]:
 
 def methods(settings: Settings) -> str:
     """Return the sentences of the report about change classes."""
-    return METHODS if _tracks(settings) else ''
+    if not _tracks(settings):
+        return ''
+    return METHODS + JUDGED_METHODS if 'longitudinal' in models_for(settings) else METHODS
 
 
 def _tracks(settings: Settings) -> bool:
@@ -253,6 +265,8 @@ def add_change_outputs(
     sinks: VisitSinks,
     since: Visit,
     common: dict[str, Any],
+    *,
+    judged: bool,
 ) -> None:
     """Write what became of lesions since the visit before: class image, table, figures.
 
@@ -268,8 +282,11 @@ def add_change_outputs(
         The earlier visit.
     common : dict
         Columns that all rows of the table share.
+    judged : bool
+        Whether a network for new lesions looked at the pair.
     """
-    model = models_for(sinks.settings).get('lesions')
+    models = models_for(sinks.settings)
+    model, detector = models.get('lesions'), models.get('longitudinal') if judged else None
     sinks.image(
         changes['classes'],
         space='individual',
@@ -282,6 +299,7 @@ def add_change_outputs(
             'lie where the earlier visit shows them.',
             'ComparedWith': since.session or '',
             'Model': model.name if model else sinks.settings.lesion_model,
+            'NewLesionModel': detector.name if detector else None,
             'Thresholds': LIMITS,
         },
     )

@@ -76,6 +76,11 @@ def _model_metadata(spec: ModelSpec | None, settings: Settings) -> dict[str, Any
             'ThresholdGreyMatterSD': threshold.GREY_MATTER_SD,
             'MinimumVolumeMM3': threshold.MINIMUM_MM3,
         }
+    return network_metadata(spec, settings)
+
+
+def network_metadata(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
+    """Return the keys of sidecars of what a network for lesions or new lesions found."""
     return {
         'Type': 'Lesion',
         **model_metadata(spec),
@@ -151,7 +156,7 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
         ]
     )
     if 'orig' in settings.output_spaces:
-        add_mask_to_orig(workflow, inputnode, (find, 'mask'), outputnode)
+        add_mask_to_orig(workflow, (find, 'mask'))
     if MNI in settings.output_spaces:
         move = make_node(MaskToGrid(), 'lesions_to_mni')
         workflow.connect(find, 'mask', move, 'in_file')
@@ -161,13 +166,21 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
 
 
 def add_mask_to_orig(
-    workflow: pe.Workflow, inputnode: pe.Node, mask: tuple[Any, str], outputnode: pe.Node
+    workflow: pe.Workflow,
+    mask: tuple[Any, str],
+    *,
+    reference: str = 'reference',
+    to_individual: str = 'to_individual',
 ) -> None:
-    """Bring a mask in ``individual`` back to the visit's own grid, as ``mask_orig``."""
+    """Bring a mask in ``individual`` back to the visit's own grid, as ``mask_orig``.
+
+    ``reference`` and ``to_individual`` are fields of the graph's ``inputnode``.
+    """
+    inputnode, outputnode = map(workflow.get_node, ('inputnode', 'outputnode'))
     move = make_node(MaskToGrid(), 'mask_to_orig', invert=True)
     workflow.connect(*mask, move, 'in_file')
-    workflow.connect(inputnode, 'reference', move, 'grid')
-    workflow.connect(inputnode, 'to_individual', move, 'transform')
+    workflow.connect(inputnode, reference, move, 'grid')
+    workflow.connect(inputnode, to_individual, move, 'transform')
     workflow.connect(move, 'out_file', outputnode, 'mask_orig')
 
 

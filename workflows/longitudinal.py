@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from nipype.interfaces import utility as niu
@@ -35,6 +36,15 @@ FIELDS = (
     'current_mask',
     'to_mni',
 )
+
+
+def compares(visits: Sequence[Visit], index: int, settings: Settings) -> bool:
+    """Tell whether a visit is compared with the one before: both need FLAIR."""
+    return (
+        'longitudinal' in settings.tasks
+        and index > 0
+        and all('FLAIR' in visit.images for visit in visits[index - 1 : index + 1])
+    )
 
 
 def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
@@ -109,10 +119,12 @@ def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
         ]
     )
     if 'orig' in settings.output_spaces:
-        back = pe.Node(niu.IdentityInterface(['reference', 'to_individual']), name='later')
-        workflow.connect(inputnode, 'current_flair', back, 'reference')
-        workflow.connect(inputnode, 'current_to_individual', back, 'to_individual')
-        add_mask_to_orig(workflow, back, (find, 'mask'), outputnode)
+        add_mask_to_orig(
+            workflow,
+            (find, 'mask'),
+            reference='current_flair',
+            to_individual='current_to_individual',
+        )
     return workflow
 
 

@@ -12,8 +12,8 @@ from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.synthesis import injection
-from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig
-from msapp.workflows.outputs import VisitSinks, make_network_node, model_metadata
+from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig, network_metadata
+from msapp.workflows.outputs import VisitSinks, make_network_node
 
 METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the
@@ -31,7 +31,7 @@ FIELDS = (
     'previous_to_current',
     'current_to_individual',
     'previous_white_matter',
-    'previous_mask',
+    'previous_brain',
     'current_mask',
 )
 OUTPUTS = ('mask', 'probability', 'labels', 'rows', 'measures')
@@ -72,11 +72,13 @@ def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
     ------
     previous
         Bias-corrected FLAIR of the earlier visit on its own grid.
+    previous_brain, previous_white_matter
+        Probabilities, on the same grid.
     current
         FLAIR of the later visit in ``individual``, the mode of white matter scaled to 1.
     previous_to_current, current_to_individual, to_mni
         Transforms.
-    previous_white_matter, current_white_matter, previous_mask, current_mask
+    current_white_matter, current_mask
         In ``individual``.
     reference
         Bias-corrected FLAIR of the later visit on its own grid.
@@ -104,10 +106,7 @@ def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
         ]
     )
     if 'orig' in settings.output_spaces:
-        back = pe.Node(niu.IdentityInterface(['reference', 'to_individual']), name='later')
-        workflow.connect(inputnode, 'reference', back, 'reference')
-        workflow.connect(inputnode, 'current_to_individual', back, 'to_individual')
-        add_mask_to_orig(workflow, back, (find, 'mask'), outputnode)
+        add_mask_to_orig(workflow, (find, 'mask'), to_individual='current_to_individual')
     if settings.self_check:
         check = make_network_node(
             CheckDetector(),
@@ -158,15 +157,7 @@ def add_new_lesion_outputs(
     spec = models_for(sinks.settings)['longitudinal']
     before_name = since.session or ''
     description = f'since{before_name.removeprefix("ses-")}'
-    method = {
-        'Type': 'Lesion',
-        **model_metadata(spec),
-        'Threshold': spec.threshold,
-        'Temperature': spec.temperature,
-        'MinimumVolumeMM3': spec.minimum_mm3,
-        'TestTimeFlips': sinks.settings.flips,
-        'ComparedWith': before_name,
-    }
+    method = network_metadata(spec, sinks.settings) | {'ComparedWith': before_name}
     instances: dict[str, Any] = {'desc': f'newlesions{description}', 'suffix': 'dseg'}
     files: list[tuple[str, str, dict[str, Any]]] = [
         ('individual', 'mask', {'label': 'new', 'desc': description, 'suffix': 'mask'}),

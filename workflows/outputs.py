@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from msapp.bids.query import Visit
 from msapp.interfaces import figures, outputs
 from msapp.models.registry import ModelSpec
 from msapp.settings import Settings
+from msapp.stats.columns import VISITS
+from msapp.stats.tables import TABLES
 
 MNI = 'MNI152NLin2009aSym'
 # Of --brain-extraction: the method that also tells the zones of the brain.
@@ -55,7 +58,7 @@ def make_network_node(interface: Any, name: str, spec: ModelSpec, **inputs: Any)
         name,
         mem_gb=NETWORK_GB,
         model=str(spec.folder),
-        weights_sha256=spec.weights_sha256,
+        model_sha256=hashlib.sha256(spec.to_toml().encode()).hexdigest(),
         use_gpu=True,
         **inputs,
     )
@@ -123,7 +126,14 @@ class Sinks:
     def table(self, source: Source, kind: str, common: dict[str, Any]) -> None:
         """Write a table; ``kind`` is one of `msapp.stats.tables.TABLES`."""
         path = self._path(desc=kind, suffix='stats', extension='.tsv')
-        node = self._add(outputs.SaveTable(), f'save_table_{kind}', path, kind=kind, common=common)
+        node = self._add(
+            outputs.SaveTable(),
+            f'save_table_{kind}',
+            path,
+            kind=kind,
+            common=common,
+            columns=list(TABLES[kind]),
+        )
         self.workflow.connect(*source, node, 'rows')
 
 
@@ -256,7 +266,9 @@ class VisitSinks(Sinks):
     def summary(self, sources: dict[str, Source], common: dict[str, Any]) -> None:
         """Write the visit's numbers, measured by the nodes of ``sources``."""
         path = self._path(desc='summary', suffix='stats', extension='.tsv')
-        node = self._add(outputs.SaveSummary(), 'save_summary', path, common=common)
+        node = self._add(
+            outputs.SaveSummary(), 'save_summary', path, common=common, columns=list(VISITS)
+        )
         for field, source in sources.items():
             self.workflow.connect(*source, node, field)
 

@@ -30,7 +30,9 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     if 'lesions' in settings.tasks:
         text += lesions.methods(settings)
     if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
-        text += changes.methods(settings) + longitudinal.METHODS + newlesions.methods(settings)
+        text += changes.methods(settings) + longitudinal.METHODS
+    if any(_compared(item.visits, settings) for item in participants):
+        text += newlesions.methods(settings)
     return ' '.join((text + CAUTION).split())
 
 
@@ -66,7 +68,7 @@ def write_report(
         participant=participant.label,
         visits=tuple(sections),
         errors=tuple(given),
-        warnings=(*participant.left_out, *_warnings(settings)),
+        warnings=(*participant.left_out, *_warnings(participant, settings)),
         change_cautions=changes.cautions(settings),
         methods_html=f'<p>{trusted(methods_text(settings, [participant]))}</p>',
         versions={name: version for name, version in versions().items() if version},
@@ -81,12 +83,18 @@ def write_report(
     return write_participant_report(settings.output_dir, report)
 
 
-def _warnings(settings: Settings) -> Iterator[str]:
+def _compared(visits: Sequence[Visit], settings: Settings) -> bool:
+    """Tell whether any visit is compared with the one before."""
+    return any(longitudinal.compares(visits, index, settings) for index in range(len(visits)))
+
+
+def _warnings(participant: Participant, settings: Settings) -> Iterator[str]:
     """Give what a reader must know before reading any number."""
     if settings.sloppy:
         yield 'Made with --sloppy: the numbers are not results.'
     models = models_for(settings)
-    trained = [models[task] for task in ('lesions', 'longitudinal') if task in models]
+    done = ['lesions', *(['longitudinal'] if _compared(participant.visits, settings) else [])]
+    trained = [models[task] for task in done if task in models]
     for spec in trained:
         if spec.training.synthetic_only:
             yield f'The network {spec.name} was trained on synthetic images alone.'

@@ -109,7 +109,7 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         '--tasks',
         nargs='+',
         choices=TASKS,
-        help='default: lesions longitudinal (candidates of new lesions); the others need models '
+        help='default: lesions longitudinal (new lesions between visits); the others need models '
         'that this version does not ship',
     )
     group.add_argument(
@@ -121,8 +121,8 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--new-lesion-method',
         metavar='NAME',
-        help='a model for new lesions that is installed, or the path of a folder with one; '
-        'default: candidates (regions that became brighter, which no network has judged)',
+        help='a model for new lesions that is installed (default: newlesions), or the path of a '
+        'folder with one; candidates: none, only regions that became brighter',
     )
     group.add_argument(
         '--brain-extraction',

@@ -91,8 +91,8 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
         )
     if settings.self_check and 'longitudinal' not in models:
         raise MissingDependencyError(
-            '--self-check needs a network for new lesions: name one by --new-lesion-method, or '
-            'leave it out.'
+            '--self-check needs a network for new lesions: --tasks with longitudinal, and a model '
+            'by --new-lesion-method. Or leave it out.'
         )
     asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
     able = [spec for task, spec in models.items() if task not in NEVER_SAMPLED]

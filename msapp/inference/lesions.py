@@ -39,7 +39,7 @@ def predict_lesions(
         model does not know are not used; one that may be missing is filled with 0.
     brain : (I, J, K) ndarray of bool
     network, spec
-        Of a model whose task is ``lesions``.
+        Of a model whose task is ``lesions`` or ``longitudinal``.
     flips : bool
         Average the logits of the head and of its mirror image.
     device : torch.device or str

@@ -66,7 +66,7 @@ class CorrectBias(NodeInterface):
 class _SegmentAnatomyInput(NetworkInterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
-    weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+    model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
 
 
 class _SegmentAnatomyOutput(TraitedSpec):

@@ -77,7 +77,7 @@ class FindLesions(NodeInterface):
 class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     t1w = File(exists=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
-    weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+    model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
     mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
     seed = traits.Int(0, usedefault=True)

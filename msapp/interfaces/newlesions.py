@@ -28,33 +28,38 @@ class _PairInput(NetworkInterfaceInputSpec):
     current = File(exists=True, mandatory=True, desc='in individual space')
     previous_to_current = File(exists=True, mandatory=True, desc='affine')
     current_to_individual = File(exists=True, mandatory=True)
-    previous_white_matter = File(exists=True, mandatory=True, desc='in individual space')
-    previous_mask = File(exists=True, mandatory=True)
+    previous_white_matter = File(exists=True, mandatory=True, desc='on the grid of previous')
+    previous_brain = File(exists=True, mandatory=True, desc='probability, on the same grid')
     current_mask = File(exists=True, mandatory=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
-    weights_sha256 = traits.Str(mandatory=True, desc='another model gives another result')
+    model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
 
 
 class _Pair:
     """Two visits as the network is fed them; see `msapp.training.pairs`.
 
-    The previous FLAIR is resampled from its own grid once, through its affine map onto the
-    current visit. Each FLAIR is scaled by the mode of its own white matter.
+    The previous FLAIR, its brain and its white matter are resampled from their own grid once,
+    through the affine map onto the current visit. Each FLAIR is scaled by the mode of its own
+    white matter.
     """
 
     def __init__(self, inputs: Any) -> None:
         from msapp.imaging import geometry
+        from msapp.imaging.brain import mask_on_grid
         from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, normalize
         from msapp.models.registry import load_network, load_spec
 
         self.grid = geometry.individual_grid()
-        seen = mask_array(inputs.previous_mask)
-        self.brain = seen & mask_array(inputs.current_mask)
         through = matrix(inputs.previous_to_current) @ matrix(inputs.current_to_individual)
-        previous = geometry.resample(load(inputs.previous), self.grid, through)
-        white = (array(inputs.previous_white_matter) > CERTAIN_WHITE_MATTER) & seen
-        self.images = {'previous': normalize(previous, white), 'current': array(inputs.current)}
+        previous, white = (
+            geometry.resample(load(path), self.grid, through)
+            for path in (inputs.previous, inputs.previous_white_matter)
+        )
+        seen = mask_on_grid(load(inputs.previous_brain), self.grid, through)
+        previous = normalize(previous, (white > CERTAIN_WHITE_MATTER) & seen)
+        self.brain = seen & mask_array(inputs.current_mask)
+        self.images = {'previous': previous, 'current': array(inputs.current)}
         self.spec = load_spec(inputs.model)
         self._network, self._flips = load_network(self.spec), inputs.flips
 
@@ -114,7 +119,7 @@ class SegmentNewLesions(NodeInterface):
             'labels': save(labels, grid, folder / 'labels.nii.gz'),
             'rows': rows,
             'measures': {
-                'new_lesion_model': pair.spec.name,
+                'detected_new_model': pair.spec.name,
                 'detected_new_count': len(rows),
                 'detected_new_volume_ml': sum(row['volume_mm3'] for row in rows) / 1000,
             },
@@ -157,5 +162,8 @@ class CheckDetector(NodeInterface):
         return {
             'image': save(painted.image, pair.grid, folder / 'painted.nii.gz'),
             'examples': save(painted.examples(), pair.grid, folder / 'examples.nii.gz'),
-            'rows': count_recovered(painted, labels > 0),
+            'rows': [
+                row | {'detected_new_model': pair.spec.name}
+                for row in count_recovered(painted, labels > 0)
+            ],
         }

@@ -76,6 +76,7 @@ class _SaveTableInput(SinkInput):
     )
     rows = traits.List(traits.Dict(), mandatory=True)
     common = traits.Dict(mandatory=True, desc='columns that all rows share')
+    columns = traits.List(traits.Str(), desc='a table with others is written anew')
 
 
 class SaveTable(NodeInterface):
@@ -107,9 +108,11 @@ class SaveLookup(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         target = Path(self.inputs.output_dir) / self.inputs.name
-        keys = ('lesion', 'candidate', 'new_lesion')
-        numbers = [row[key] for row in self.inputs.rows for key in keys if key in row]
-        lines = ['index\tname', *(f'{number}\tlesion {number}' for number in numbers)]
+        words = {'lesion': 'lesion', 'candidate': 'candidate', 'new_lesion': 'new lesion'}
+        lines = ['index\tname']
+        for row in self.inputs.rows:
+            key = next(key for key in words if key in row)
+            lines.append(f'{row[key]}\t{words[key]} {row[key]}')
         write_atomic(target, '\n'.join(lines) + '\n')
         return {'out_file': str(target)}
 
@@ -136,6 +139,7 @@ class SaveNames(NodeInterface):
 
 class _SaveSummaryInput(SinkInput):
     common = traits.Dict(mandatory=True, desc='columns known before anything ran')
+    columns = traits.List(traits.Str(), desc='a table with others is written anew')
     brain = traits.Dict()
     extraction = traits.Dict()
     noise = traits.Dict()

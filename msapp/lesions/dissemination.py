@@ -126,7 +126,7 @@ def gather_findings(
     Parameters
     ----------
     tracks : pandas.DataFrame
-        Table of `msapp.lesions.change.Tracks`.
+        Table of `msapp.lesions.tracks.Tracks`.
     visit : int
         Number of the visit in it, from 0.
     name : str

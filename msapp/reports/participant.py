@@ -57,7 +57,9 @@ LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
 _HIDDEN_OF_PAIR = (*_HIDDEN, 'since_session', 'interval_days')
 CHANGE_COLUMNS = tuple(name for name in CHANGES if name not in _HIDDEN_OF_PAIR)
 NEW_LESION_COLUMNS = tuple(name for name in NEW_LESIONS if name not in _HIDDEN_OF_PAIR)
-SELF_CHECK_COLUMNS = tuple(name for name in SELF_CHECK if name not in _HIDDEN_OF_PAIR)
+SELF_CHECK_COLUMNS = tuple(
+    name for name in SELF_CHECK if name not in (*_HIDDEN_OF_PAIR, 'detected_new_model')
+)
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
@@ -211,12 +213,13 @@ def _pair(files: Files, since: str, summary: Mapping[str, Any] | None) -> PairVi
 
 def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView | None:
     """Read what a network found to be new; None where the summary names no network."""
-    model = (summary or {}).get('new_lesion_model')
+    model = (summary or {}).get('detected_new_model')
     if not isinstance(model, str):
         return None
     check = files.table('selfcheck', SELF_CHECK, SELF_CHECK_COLUMNS)
     painted = files.figure('selfcheck', 'FLAIR', 'Painted lesions')
-    checked = painted.uri is not None
+    # An earlier run may have checked another network.
+    checked = painted.uri and {row['detected_new_model'] for row in check.rows} <= {model}
     return DetectedView(
         model=model,
         figures=(

@@ -45,7 +45,7 @@ class TimelinePoint:
 
     @classmethod
     def of(cls, name: str, acq_time: str, lines: Sequence[Mapping[str, Any]]) -> Self:
-        """Sum the lines of the track table of one visit (`msapp.lesions.change.TRACK_COLUMNS`)."""
+        """Sum the lines of the track table of one visit (`msapp.lesions.tracks.TRACK_COLUMNS`)."""
         return cls(
             name=name,
             acq_time=acq_time,

@@ -13,7 +13,7 @@ TEXT_COLUMNS = frozenset(
         'reference_contrast',
         'brain_extraction',
         'lesion_model',
-        'new_lesion_model',
+        'detected_new_model',
         'location',
         'since_session',
         'lesions_since_session',
@@ -213,7 +213,7 @@ VISITS: dict[str, Column] = {
     'candidate_volume_ml': _column(
         'Total volume of the candidates (not confirmed).', 'mL', 'candidate mask, individual space'
     ),
-    'new_lesion_model': _column(
+    'detected_new_model': _column(
         'Name of the network that looked for new lesions; n/a where none did.',
         source='--new-lesion-method',
     ),
@@ -308,7 +308,8 @@ CHANGES: dict[str, Column] = {
         'What became of a lesion, or of a group of lesions that overlap between the visits: new, '
         'enlarged, stable, shrunken, resolved, merged, split; unconfirmed is what one visit alone '
         'shows without support.',
-        source='30 % and 12 mm^3 of change, at least 6 mm^3: spinalcordtoolbox issue 4786, Anima',
+        source='30 % and 12 mm^3 of change, at least 6 mm^3: spinalcordtoolbox issue 4786, Anima; '
+        'new by --new-lesion-method where a network looked',
     ),
     'identifiers_before': _column(
         'Numbers of the lesions at the visit before, the same at all visits, largest first, '
@@ -410,6 +411,9 @@ NEW_LESIONS: dict[str, Column] = {
 SELF_CHECK: dict[str, Column] = {
     **_PARTICIPANT,
     **_INTERVAL,
+    'detected_new_model': _column(
+        'Name of the network that was checked.', source='--new-lesion-method'
+    ),
     'diameter_mm': _column(
         'Diameter of a sphere of the volume of the painted lesions.', 'mm', '--self-check'
     ),

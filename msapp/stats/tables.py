@@ -39,11 +39,11 @@ GROUP_TABLES: dict[str, Columns] = {
     'visits': VISITS,
     'lesions': LESIONS,
     'changes': CHANGES,
+    'newlesions': NEW_LESIONS,
     'candidates': CANDIDATES,
 }
 # All tables with any number of rows, those of a participant too.
 TABLES: dict[str, Columns] = GROUP_TABLES | {
-    'newlesions': NEW_LESIONS,
     'selfcheck': SELF_CHECK,
     'tracks': TRACKS,
     'dissemination': DISSEMINATION,
@@ -52,6 +52,7 @@ TABLES: dict[str, Columns] = GROUP_TABLES | {
 DUE = {
     'lesions': 'lesion_count',
     'changes': 'new_lesion_count',
+    'newlesions': 'detected_new_count',
     'candidates': 'candidate_count',
 }
 
@@ -63,6 +64,7 @@ class GroupTables:
     visits: pd.DataFrame
     lesions: pd.DataFrame
     changes: pd.DataFrame
+    newlesions: pd.DataFrame
     candidates: pd.DataFrame
     problems: tuple[str, ...]
 

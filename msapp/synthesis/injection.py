@@ -10,6 +10,7 @@ import numpy as np
 
 from msapp.imaging import geometry
 from msapp.imaging.distance import dilate_mm
+from msapp.imaging.intensity import CERTAIN_WHITE_MATTER
 from msapp.synthesis.artefacts import acquire
 from msapp.synthesis.lesions import (
     choose_sites,
@@ -24,8 +25,8 @@ EACH = 6
 # FLAIR of a painted lesion's core, the mode of white matter being 1.
 BRIGHTNESS = (1.3, 1.7)
 IRREGULARITY = 0.2
-# Lesions are painted where white matter is this certain and no visit is bright already.
-WHITE, BRIGHT = 0.9, 1.15
+# Lesions begin in certain white matter where no visit is brighter than this.
+BRIGHT = 1.15
 # Distance of a painted lesion to what the detector found before any was painted, mm.
 CLEAR_MM = 5.0
 # Share of a lesion's volume that must be marked (Anima: animaSegPerfAnalyzer).
@@ -96,20 +97,21 @@ def inject_lesions(
     -------
     Injection
     """
-    spacing = nib.affines.voxel_sizes(affine)
-    dark = (visits[0] < BRIGHT) & (visits[1] < BRIGHT)
-    near = dilate_mm(found, CLEAR_MM, (float(spacing[0]), float(spacing[1]), float(spacing[2])))
-    places = ((white_matter > WHITE) & dark & ~near).astype(np.uint8)
+    x, y, z = (float(side) for side in nib.affines.voxel_sizes(affine))
+    bright = (visits[0] >= BRIGHT) | (visits[1] >= BRIGHT)
+    near = dilate_mm(found, CLEAR_MM, (x, y, z))
+    free = white_matter * ~near
+    places = ((free > CERTAIN_WHITE_MATTER) & ~bright).astype(np.uint8)
     sizes = sorted(list(diameters_mm) * each, reverse=True)
     sites = choose_sites(places, affine, [(1, size) for size in sizes], rng)
-    shares, labels = np.zeros(dark.shape, np.float32), np.zeros(dark.shape, np.int32)
+    shares, labels = np.zeros(free.shape, np.float32), np.zeros(free.shape, np.int32)
     painted: list[float] = []
     for size, site in zip(sizes, sites, strict=True):
         if site is None:
             continue
         volume = sphere_volume_mm3(size)
         try:
-            patch = paint_blob(white_matter, affine, site, volume, rng, irregularity=IRREGULARITY)
+            patch = paint_blob(free, affine, site, volume, rng, irregularity=IRREGULARITY)
         except ValueError:  # there is no room for it
             continue
         painted.append(size)
@@ -126,7 +128,7 @@ def inject_lesions(
     return Injection((visits[1] + back).astype(np.float32), labels, tuple(painted))
 
 
-def count_recovered(injection: Injection, found: np.ndarray) -> list[dict[str, float | None]]:
+def count_recovered(injection: Injection, found: np.ndarray) -> list[dict[str, float]]:
     """Count the painted lesions that a detector found, by size.
 
     Parameters
@@ -147,7 +149,7 @@ def count_recovered(injection: Injection, found: np.ndarray) -> list[dict[str, f
     marked = np.bincount(injection.labels[found], minlength=count + 1)[1:]
     share = marked / np.maximum(voxels, 1)
     sizes = np.array(injection.diameters_mm)
-    rows: list[dict[str, float | None]] = []
+    rows: list[dict[str, float]] = []
     for size in sorted(set(injection.diameters_mm)):
         of_size = share[sizes == size]
         recovered = int((of_size >= LEAST_MARKED).sum())

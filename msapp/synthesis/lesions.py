@@ -260,7 +260,7 @@ def sample_patch(patch: Patch, volume_affine: np.ndarray, scan: Scan) -> Patch |
     return Patch(share, (int(low[0]), int(low[1]), int(low[2])))
 
 
-def fullest_voxels(share: np.ndarray) -> np.ndarray:
+def fullest_voxels(share: np.ndarray, count: int | None = None) -> np.ndarray:
     """Turn shares into a mask of the same volume: the voxels that are filled most.
 
     Other than a threshold, it neither loses a lesion thinner than a slice nor shrinks it.
@@ -269,6 +269,8 @@ def fullest_voxels(share: np.ndarray) -> np.ndarray:
     ----------
     share : (I, J, K) ndarray
         0 to 1.
+    count : int, optional
+        Voxels of the mask; by default the sum of the shares.
 
     Returns
     -------
@@ -280,7 +282,7 @@ def fullest_voxels(share: np.ndarray) -> np.ndarray:
     >>> fullest_voxels(np.array([0.4, 0.9, 0.7, 0.0])).tolist()
     [False, True, True, False]
     """
-    count = max(1, round(float(share.sum(dtype=float))))
+    count = max(1, round(float(share.sum(dtype=float)))) if count is None else count
     mask = np.zeros(share.size, bool)
     mask[np.argsort(-share, axis=None, kind='stable')[:count]] = True
     return mask.reshape(share.shape) & (share > 0)

@@ -25,6 +25,7 @@ from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
 from msapp.synthesis.heads import NAMES, Head
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LARGEST_COMPONENT_MM3, SHAPE, LesionBank, LoadSettings
+from msapp.synthesis.lesions import fullest_voxels
 
 CHANNELS = ('previous', 'current')
 # A voxel is lesion from this share on.
@@ -202,8 +203,11 @@ def _scale_to(voxels: np.ndarray, volume_mm3: float) -> np.ndarray:
     mask = np.zeros(voxels.max(axis=0) - first + 3, np.float32)
     mask[tuple((voxels - first + 1).T)] = 1
     factor = (volume_mm3 / len(voxels)) ** (1 / 3)
-    scaled = ndimage.zoom(mask, factor, order=1) > 0.5
-    moved = _voxels(scaled) + np.rint(voxels.mean(axis=0) - np.array(scaled.shape) / 2).astype(int)
+    # As many voxels as the volume has: a threshold would thicken flat lesions.
+    scaled = fullest_voxels(ndimage.zoom(mask, factor, order=1), round(volume_mm3))
+    moved = _voxels(scaled) + np.rint(
+        voxels.mean(axis=0) - (np.array(scaled.shape) - 1) / 2
+    ).astype(int)
     inside: np.ndarray = moved[((moved >= 0) & (moved < SHAPE)).all(axis=1)]
     return inside
 

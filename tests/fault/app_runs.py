@@ -28,6 +28,7 @@ MSAPP = Path(sys.executable).with_name('msapp')
 # One thread and one seed: the same numbers to the last bit.
 FLAGS = ('--sloppy', '--random-seed', '1', '--omp-nthreads', '1', '--nprocs', '2')
 FLAGS += ('--skip-bids-validation', '--brain-extraction', 'template')
+FLAGS += ('--new-lesion-method', 'candidates')
 TIMEOUT_S = 900
 DEATH_S = 10
 # Where runs keep what is theirs alone; everything else is the result.

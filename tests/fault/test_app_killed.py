@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
 import signal
 import time
 
+import psutil
 import pytest
 from app_runs import Call, Started, Undisturbed, damaged, differences, snapshot, temporaries
 
@@ -78,12 +80,18 @@ def test_a_run_killed_at_any_moment_leaves_nothing_broken_and_goes_on(
 @pytest.mark.parametrize('kind', ['worker', 'process group'])
 def test_a_run_killed_while_it_writes_results_goes_on(undisturbed, tmp_path, kind):
     call = undisturbed.copy(tmp_path, *undisturbed.call.flags)
-    run = call.start()
-    run.wait_for(lambda: (call.out / 'sub-01').exists() and temporaries(call.out / 'sub-01'))
-    left = [path.name for path in temporaries(call.out / 'sub-01')]
+    run, seen = call.start(), []
+    run.wait_for(lambda: seen.extend(call.out.glob('sub-*/**/.*.tmp-*')) or seen)
+    assert seen, 'the run was over before anything was seen half-written'
+    killed = []
     if kind == 'worker':
         for worker in run.workers():  # whichever it is that writes
-            worker.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                worker.kill()
+                killed.append(worker.pid)
     else:
         os.killpg(run.process.pid, signal.SIGKILL)
-    check(run, call, kind, undisturbed, f'after SIGKILL of the {kind} that wrote {left}')
+        killed.append(run.process.pid)
+    assert killed
+    said = f'after SIGKILL of the {kind} that wrote {seen[0].name}'
+    check(run, call, kind, undisturbed, said)

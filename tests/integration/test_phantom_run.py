@@ -87,13 +87,16 @@ def expected_files(
         tables = ['summary', 'lesions']
         if session == 'ses-2':
             labelled += [
-                f'_space-individual_desc-{name}_dseg' for name in ('candidatessince1', 'change')
+                f'_space-individual_desc-{name}_dseg'
+                for name in ('candidatessince1', 'newlesionssince1', 'change')
             ]
-            tables += ['candidates', 'changes']
+            tables += ['candidates', 'newlesions', 'changes']
             pictures += [
-                f'_space-{space}_label-newcandidate_desc-since1_mask'
+                f'_space-{space}_label-{label}_desc-since1_mask'
                 for space in ('orig', 'individual')
+                for label in ('newcandidate', 'new')
             ]
+            pictures.append('_space-individual_label-new_desc-since1_probseg')
         yield from (f'{prefix}{name}.tsv' for name in labelled)
         yield from (f'{prefix}_desc-{name}_stats.tsv' for name in tables)
         yield from (f'{prefix}{name}.nii.gz' for name in [*pictures, *labelled])
@@ -271,6 +274,7 @@ def test_candidates_touch_half_of_the_large_new_lesions(processed):
     [
         ('lesions', 'lesion', 'lesions', ('ses-1', 'ses-2')),
         ('candidates', 'candidate', 'candidatessince1', ('ses-2',)),
+        ('newlesions', 'new_lesion', 'newlesionssince1', ('ses-2',)),
     ],
 )
 def test_tables_have_a_row_of_the_right_volume_for_every_label(
@@ -292,9 +296,14 @@ def test_tables_have_a_row_of_the_right_volume_for_every_label(
 def test_masks_hold_the_same_voxels_as_the_labels(processed):
     for labels in processed.out.glob('sub-*/ses-*/anat/*_dseg.nii.gz'):
         visit = '_'.join(labels.name.split('_')[:2])
-        if not re.search('desc-(lesions|candidates)', labels.name):
+        kind = re.search('desc-(lesions|candidates|newlesions)', labels.name)
+        if not kind:
             continue
-        name = 'label-L' if 'desc-lesions' in labels.name else 'label-newcandidate_desc-since1'
+        name = {
+            'lesions': 'label-L',
+            'candidates': 'label-newcandidate_desc-since1',
+            'newlesions': 'label-new_desc-since1',
+        }[kind[1]]
         mask = array(labels.parent / f'{visit}_space-individual_{name}_mask.nii.gz')
         np.testing.assert_array_equal(array(labels) > 0, mask > 0)
 
@@ -311,7 +320,13 @@ def test_the_summary_adds_up_the_other_tables(processed):
         assert summary['brain_volume_ml'] == pytest.approx(brain.sum() / 1000, rel=1e-5)
         if session == 'ses-1':
             assert pd.isna(summary['candidate_count'])
+            assert pd.isna(summary['detected_new_count'])
             continue
+        found = read(Path(f'{prefix}_desc-newlesions_stats.tsv'))
+        assert summary['detected_new_model'] == 'newlesions'
+        assert summary['detected_new_count'] == len(found)
+        volume_ml = found['volume_mm3'].sum() / 1000
+        assert summary['detected_new_volume_ml'] == pytest.approx(volume_ml)
         candidates = read(Path(f'{prefix}_desc-candidates_stats.tsv'))
         volume_ml = candidates['volume_mm3'].sum() / 1000
         assert summary['since_session'] == summary['lesions_since_session'] == 'ses-1'
@@ -398,7 +413,7 @@ def test_group_tables_hold_every_visit_and_every_row(processed):
 
 def test_every_column_has_a_description(processed):
     tables = [*processed.out.glob('*_stats.tsv'), *processed.out.glob('sub-*/**/*_stats.tsv')]
-    assert len(tables) == 4 + 4 + 4 + 2 + 2 + 2 + 2
+    assert len(tables) == 4 + 4 + 4 + 2 + 2 + 2 + 2 + 2
     for path in tables:
         dictionary = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
         assert list(read(path).columns) == list(dictionary)

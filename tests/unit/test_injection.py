@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from msapp.synthesis.injection import CLEAR_MM, DIAMETERS_MM, count_recovered, inject_lesions
+from msapp.synthesis.injection import CLEAR_MM, count_recovered, inject_lesions
 from msapp.synthesis.lesions import sphere_volume_mm3
 
 SHAPE = (70, 72, 60)
@@ -56,20 +56,25 @@ def test_thick_slices_make_small_lesions_fainter_and_keep_their_sum():
     assert (thick.image - 1).sum() == pytest.approx((thin.image - 1).sum(), rel=0.1)
 
 
-def test_nothing_is_painted_near_what_was_found_nor_on_bright_tissue():
+@pytest.mark.parametrize('size', [3.0, 12.0])
+def test_nothing_is_painted_near_what_was_found(size):
     found = np.zeros(SHAPE, bool)
     found[:35] = True
+    _, painted = paint(found=found, sizes=(size,), each=8)
+    assert painted.diameters_mm
+    assert not painted.labels[: 35 + int(CLEAR_MM)].any()
+
+
+def test_no_lesion_begins_on_bright_tissue():
     bright = np.zeros(SHAPE, bool)
     bright[:, :30] = True
-    _, painted = paint(found=found, bright=bright, sizes=(3.0,), each=8)
+    _, painted = paint(bright=bright, sizes=(3.0,), each=8)
     centres = [
         np.argwhere(painted.labels == number + 1).mean(axis=0)
         for number in range(len(painted.diameters_mm))
     ]
-    assert centres
-    for centre in centres:
-        assert centre[0] > 34 + CLEAR_MM - 1
-        assert centre[1] > 29 - 1
+    assert len(centres) == 8
+    assert all(centre[1] > 29 - 1 for centre in centres)
 
 
 def test_without_room_nothing_is_painted_and_no_row_is_made():
@@ -101,7 +106,3 @@ def test_one_example_of_each_size_is_shown():
 def test_the_seed_decides_where_lesions_are():
     assert (paint(seed=1)[1].labels == paint(seed=1)[1].labels).all()
     assert (paint(seed=1)[1].labels != paint(seed=2)[1].labels).any()
-
-
-def test_sizes_span_what_readers_see():
-    assert min(DIAMETERS_MM) == 3.0  # the smallest lesion of the McDonald criteria

@@ -60,7 +60,7 @@ def model(tmp_path):
 
 
 def settings(**changes):
-    given = {'brain_extraction': 'template'} | changes
+    given = {'brain_extraction': 'template', 'new_lesion_method': 'candidates'} | changes
     return Settings(bids_dir='/bids', output_dir='/out', levels=('participant',), **given)
 
 

@@ -206,7 +206,7 @@ def test_an_empty_output_gives_a_problem_and_empty_tables(tmp_path):
 def test_group_tables_round_trip(tmp_path):
     visit_files(tmp_path)
     tables = collect_group(tmp_path)
-    visits, lesions, changes, candidates = write_group_tables(tmp_path, tables)
+    visits, lesions, changes, _, candidates = write_group_tables(tmp_path, tables)
     assert visits.name == 'group_desc-visits_stats.tsv'
     assert read_table(visits).equals(tables.visits)
     assert read_table(lesions)['volume_mm3'].tolist() == [2500.0]

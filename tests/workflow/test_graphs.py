@@ -284,11 +284,18 @@ def new_lesion_model(tmp_path_factory):
 )
 def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, contrasts, judged):
     case = Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
-    settings = make_settings(image, new_lesion_method=str(new_lesion_model))
+    settings = make_settings(image, new_lesion_method=str(new_lesion_model), self_check=True)
     graph = flatten([make_participant('sub-01', case, image)], settings)
     assert len(of_kind(graph, newlesions.SegmentNewLesions)) == len(judged)
     (track,) = of_kind(graph, lesions.TrackLesions)
     assert track.inputs.new_pairs == judged
+    (gather,) = [node for node in graph.nodes if node.name == 'merge_new']
+    origins = [next(sources(graph, gather, f'in{place + 1}')) for place in range(len(judged))]
+    first = contrasts.index(F)  # visits that are followed are counted from there
+    for pair, (origin, field) in zip(judged, origins, strict=True):
+        assert f'ses_{first + pair + 2}_' in origin.fullname
+        assert field == 'mask'
+    assert len(of_kind(graph, newlesions.CheckDetector)) == len(judged)
     masks = [name for name in written(graph) if '_label-new_' in name and '_mask.nii' in name]
     assert len(masks) == 2 * len(judged)  # orig and individual
     test_every_mandatory_input_is_computed_or_constant(graph)
