@@ -322,7 +322,7 @@ def test_a_bad_filter_file_is_refused(msapp, dataset, tmp_path, content):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--lesion-model', 'foo'], 'no such model is installed. Available: threshold'),
+        (['--lesion-model', 'foo'], 'no such model is installed. Available: anatomy'),
         (['--tasks', 'cord'], 'this version ships no model for it. Available: lesions'),
         (['--device', 'cuda'], 'leave the flag out to run on the CPU'),
         (['--gpus', '99'], 'leave the flag out to run on the CPU'),
