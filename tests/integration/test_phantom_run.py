@@ -187,7 +187,7 @@ def test_the_output_is_valid_bids(processed):
 
 def test_masks_in_orig_lie_on_the_grid_of_the_flair(processed):
     found = [path for path in images(processed.out) if '_space-orig_' in path.name]
-    assert len(found) == 10  # brain and lesions of 4 visits, candidates of 2
+    assert len(found) == 12  # brain and lesions of 4 visits, candidates and new lesions of 2
     for path in found:
         participant, session = path.name.split('_')[:2]
         flair = nib.load(f'{stem(processed.bids, participant, session)}_FLAIR.nii.gz')
@@ -413,7 +413,8 @@ def test_group_tables_hold_every_visit_and_every_row(processed):
 
 def test_every_column_has_a_description(processed):
     tables = [*processed.out.glob('*_stats.tsv'), *processed.out.glob('sub-*/**/*_stats.tsv')]
-    assert len(tables) == 4 + 4 + 4 + 2 + 2 + 2 + 2 + 2
+    # The group's; summary and lesions of 4 visits, five kinds of 2 visits or participants.
+    assert len(tables) == 5 + 2 * 4 + 5 * 2
     for path in tables:
         dictionary = json.loads(path.with_suffix('.json').read_text(encoding='utf-8'))
         assert list(read(path).columns) == list(dictionary)
