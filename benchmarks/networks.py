@@ -164,7 +164,7 @@ def compare_lesions(given: argparse.Namespace) -> None:
     scores, sweeps, kept = [], [], {}
     for name in CASES:
         images, truth, brain = read_patient(given.data, name, given.anatomy)
-        spec = model_of(name, given)
+        spec = without_needs(model_of(name, given))
         lesions = load_network(spec)
         inside = np.asanyarray(images['FLAIR'].dataobj) != 0
         scaled = scale(images, brain, inside)
@@ -195,6 +195,12 @@ def compare_lesions(given: argparse.Namespace) -> None:
     print(table.pivot_table(index='threshold', columns=['patient', 'input']).round(3).to_string())
     print_calibration(kept)
     print(f'n = {len(CASES)} patients.')
+
+
+def without_needs(spec: ModelSpec) -> ModelSpec:
+    """Return a model that may be measured on any of its channels alone."""
+    channels = (channel.model_copy(update={'may_be_missing': True}) for channel in spec.channels)
+    return spec.model_copy(update={'channels': tuple(channels)})
 
 
 def model_of(name: str, given: argparse.Namespace) -> ModelSpec:
