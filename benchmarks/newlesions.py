@@ -28,6 +28,7 @@ from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
 from msapp.evaluation.voxel import dice
 from msapp.imaging.distance import dilate_mm
 from msapp.inference.lesions import predict_lesions
+from msapp.inference.newlesions import predict_new_lesions
 from msapp.lesions.candidates import find_candidates
 from msapp.lesions.instances import label_instances
 from msapp.models.registry import load_network, load_spec
@@ -101,10 +102,10 @@ def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.nd
 
 
 def by_network(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
-    """Run a network for new lesions over the brain."""
+    """Run a network for new lesions."""
     spec = load_spec(model)
     channels = dict(zip(CHANNELS, images, strict=True))
-    found = predict_lesions(channels, brain, load_network(spec), spec)
+    found = predict_new_lesions(channels, brain, load_network(spec), spec)
     return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
 
 

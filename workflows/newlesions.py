@@ -8,7 +8,9 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit
+from msapp.inference.newlesions import HYBRID
 from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
+from msapp.lesions import candidates
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.synthesis import injection
@@ -19,6 +21,10 @@ METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
 probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic} """
+HYBRID_METHODS = f"""\
+It looks at patches about candidate regions alone: {candidates.GREY_LEVELS} grey levels after
+histogram matching, {100 * (candidates.RATIO - 1):.0f} % brighter than before, of at least
+{candidates.MINIMUM_MM3:g} mm3 (hybrid method, MSSEG-2 workshop, MICCAI 2021). """
 CHECK_METHODS = f"""\
 For the self-check, up to {injection.EACH} lesions of each of the diameters
 {', '.join(f'{size:g}' for size in injection.DIAMETERS_MM)} mm (of a sphere of the same volume),
@@ -51,6 +57,8 @@ def methods(settings: Settings) -> str:
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
     )
+    if spec.architecture.name == HYBRID:
+        text += HYBRID_METHODS
     return text + CHECK_METHODS if settings.self_check else text
 
 

@@ -121,8 +121,8 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--new-lesion-method',
         metavar='NAME',
-        help='a model for new lesions that is installed (default: newlesions), or the path of a '
-        'folder with one; candidates: none, only regions that became brighter',
+        help='a model for new lesions that is installed (newlesions, the default; hybrid), or the '
+        'path of a folder with one; candidates: none, only regions that became brighter',
     )
     group.add_argument(
         '--brain-extraction',

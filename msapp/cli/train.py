@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument('recipe', help='anatomy, lesions, or a TOML file')
+    parser.add_argument('recipe', help='anatomy, lesions, newlesions, hybrid, or a TOML file')
     parser.add_argument('output_dir', type=Path, help='checkpoints, log, pictures and the model')
     parser.add_argument(
         '--data', type=Path, required=True, help="folder that the recipe's paths start from"

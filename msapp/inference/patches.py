@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ['Patch', 'merge_nearest']
+__all__ = ['Patch', 'corners', 'merge_nearest']
 
 Triple = tuple[int, int, int]
 
@@ -39,6 +39,18 @@ class Patch:
         """Number of voxels on each axis."""
         i, j, k = (stop - start for start, stop in zip(self.start, self.stop, strict=True))
         return i, j, k
+
+
+def corners(box: Sequence[slice]) -> dict[str, Triple]:
+    """Return ``start`` and ``stop`` of a patch from what indexes an image.
+
+    Examples
+    --------
+    >>> corners((slice(1, 4), slice(0, 2), slice(5, 9)))
+    {'start': (1, 0, 5), 'stop': (4, 2, 9)}
+    """
+    i, j, k = box
+    return {'start': (i.start, j.start, k.start), 'stop': (i.stop, j.stop, k.stop)}
 
 
 def merge_nearest(

@@ -67,11 +67,11 @@ class _Pair:
         """Return the probability of a new lesion, and the instances; or in another later image."""
         from msapp.imaging import geometry
         from msapp.inference.device import current_device
-        from msapp.inference.lesions import predict_lesions
+        from msapp.inference.newlesions import predict_new_lesions
         from msapp.lesions.instances import label_instances
 
         images = self.images if current is None else self.images | {'current': current}
-        probability = predict_lesions(
+        probability = predict_new_lesions(
             images,
             self.brain,
             self._network,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import UsageError
 from msapp.files import atomic_path
+from msapp.inference.newlesions import HYBRID
 from msapp.models.registry import load_network, load_spec, save_model
 from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
@@ -38,6 +40,7 @@ from msapp.training.data import (
     read_case,
     read_heads,
 )
+from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
 from msapp.training.module import Segmentation
 from msapp.training.pairs import DrawnPairs, PairCases, read_visits
 from msapp.training.pictures import ShowFeed, draw_curves
@@ -50,6 +53,7 @@ SECONDS_PER_MINUTE = 60
 LOG_EVERY = 10
 # The task whose samples are pairs of visits.
 PAIRS = 'longitudinal'
+NO_LESIONS = 'lesion_priors: the recipe names none, and pairs are drawn with lesions.'
 
 
 class KeepCheckpoint(lightning.Callback):
@@ -124,47 +128,121 @@ def train(
     lightning.seed_everything(seed, verbose=False)
     if threads:
         torch.set_num_threads(threads)
-    trained_on, held_out = read_heads(recipe, data, out / 'cache')
-    bank = read_bank(recipe, data)
-    cases = _real_cases(recipe, data, out / 'cache', fold, bank)
-    # Twice as fast on a CPU.
-    module = Segmentation(recipe).to(memory_format=torch.channels_last_3d)
-    if start_from:
-        module.network.load_state_dict(load_network(load_spec(start_from)).state_dict())
     checkpoint = out / 'checkpoints' / CHECKPOINT
     resumed = _step_of(checkpoint)
+    make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job
+    job = make_job(recipe, data, out / 'cache', fold, device, workers, seed + resumed)
+    if start_from:
+        job.module.network.load_state_dict(load_network(load_spec(start_from)).state_dict())
+    trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
+    trainer.fit(
+        job.module,
+        train_dataloaders=job.batches,
+        val_dataloaders=job.validation,
+        ckpt_path=checkpoint if resumed else None,
+    )
+    draw_curves(out / 'log', out / 'curves.png')
+    # At the end of the training its network is given the running mean of the weights.
+    save_model(out / 'model', job.spec, job.module.network)
+    return out / 'model'
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What is trained, what on, and what becomes of it."""
+
+    module: Segmentation | HybridTraining
+    batches: DataLoader[Item]
+    validation: DataLoader[Item]
+    spec: ModelSpec
+
+
+def _segmentation_job(
+    recipe: Recipe,
+    data: Path,
+    cache: Path,
+    fold: str | None,
+    device: str,
+    workers: int,
+    seed: int,
+) -> _Job:
+    trained_on, held_out = read_heads(recipe, data, cache)
+    bank = read_bank(recipe, data)
+    cases = _real_cases(recipe, data, cache, fold, bank)
+    drawn = _drawn(recipe, trained_on, bank, device)
     on_gpu = device == 'cuda'
-    feed = _feed(recipe, trained_on, bank, cases, device, seed + resumed)
     batches = DataLoader(
-        feed,
+        Mixture(drawn, cases, recipe.data.synthetic_share, seed),
         batch_size=recipe.schedule.batch,
         num_workers=0 if on_gpu else workers,
         worker_init_fn=_one_thread,
         persistent_workers=not on_gpu and workers > 0,
     )
-    trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
-    trainer.fit(
-        module,
-        train_dataloaders=batches,
-        val_dataloaders=DataLoader(_Drawings(recipe, held_out, bank), batch_size=1),
-        ckpt_path=checkpoint if resumed else None,
+    real = TrainingSet(name=cases.description, n=len(cases)) if cases else None
+    return _Job(
+        # Twice as fast on a CPU.
+        module=Segmentation(recipe).to(memory_format=torch.channels_last_3d),
+        batches=batches,
+        validation=DataLoader(_Drawings(recipe, held_out, bank), batch_size=1),
+        spec=describe_model(recipe, heads=len(trained_on), bank=bank, real=real),
     )
-    draw_curves(out / 'log', out / 'curves.png')
-    spec = describe_model(recipe, heads=len(trained_on), bank=bank, cases=cases)
-    # At the end of the training its network is given the running mean of the weights.
-    save_model(out / 'model', spec, module.network)
-    return out / 'model'
+
+
+def _hybrid_job(
+    recipe: Recipe,
+    data: Path,
+    cache: Path,
+    fold: str | None,
+    device: str,
+    workers: int,
+    seed: int,
+) -> _Job:
+    trained_on, held_out = read_heads(recipe, data, cache)
+    bank = read_bank(recipe, data)
+    if bank is None:
+        raise UsageError(NO_LESIONS)
+    visits = list(read_visits(recipe, data, cache, leave_out=_left_out(recipe, fold)))
+    cases, checked = (
+        read_drawn_cases(
+            PairGenerator(heads, make_pair_settings(recipe), bank=bank, device=device),
+            count,
+            cache,
+            prefix=prefix,
+            seed=VALIDATION_SEED,
+        )
+        for prefix, heads, count in (
+            ('drawn', trained_on, recipe.data.drawn_pairs),
+            ('validation', held_out, recipe.schedule.validation_samples),
+        )
+    )
+    cases += read_real_cases(visits, recipe)
+    batches = DataLoader(
+        Batches(cases, varied=True),
+        # The sampler gives whole batches.
+        batch_size=None,
+        sampler=Epochs([patch for case in cases for patch in case.patches()], seed),
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+    )
+    validation = DataLoader(
+        Batches(checked, varied=False),
+        batch_size=None,
+        sampler=Epochs([patch for case in checked for patch in case.patches()], VALIDATION_SEED),
+    )
+    real = TrainingSet(name=PairCases.description, n=len(visits)) if visits else None
+    spec = describe_model(recipe, heads=len(trained_on), bank=bank, real=real)
+    return _Job(HybridTraining(recipe), batches, validation, spec)
 
 
 def describe_model(
-    recipe: Recipe, *, heads: int, bank: LesionBank | None, cases: Patients | None
+    recipe: Recipe, *, heads: int, bank: LesionBank | None, real: TrainingSet | None
 ) -> ModelSpec:
     """Return the description of a model that a recipe makes; nothing is measured yet."""
     used = [TrainingSet(name=f'label maps of heads ({recipe.data.heads})', n=heads)]
     if bank:
         used.append(TrainingSet(name='lesion masks of patients, painted', n=len(bank)))
-    if cases:
-        used.append(TrainingSet(name=cases.description, n=len(cases)))
+    if real:
+        used.append(real)
     return ModelSpec(
         name=recipe.name,
         version=recipe.version,
@@ -180,7 +258,7 @@ def describe_model(
         classes=recipe.classes,
         supports=('mc-samples',) if recipe.architecture.arguments.get('dropout') else (),
         training=Training(
-            data=tuple(used), synthetic_only=cases is None, attribution=recipe.attribution
+            data=tuple(used), synthetic_only=real is None, attribution=recipe.attribution
         ),
         licence=recipe.licence,
         intended_use=recipe.intended_use,
@@ -190,10 +268,7 @@ def describe_model(
 def _real_cases(
     recipe: Recipe, data: Path, cache: Path, fold: str | None, bank: LesionBank | None
 ) -> Patients | None:
-    if fold is not None and fold not in recipe.data.folds:
-        known = ', '.join(recipe.data.folds) or 'none'
-        raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
-    out = recipe.data.folds[fold] if fold else ()
+    out = _left_out(recipe, fold)
     if recipe.task == PAIRS and recipe.data.synthetic_share < 1:
         visits = list(read_visits(recipe, data, cache, leave_out=out))
         return PairCases(visits, recipe, bank) if visits else None
@@ -203,16 +278,12 @@ def _real_cases(
     return Cases([read_case(case, recipe, data, cache) for case in chosen], recipe, bank)
 
 
-def _feed(
-    recipe: Recipe,
-    heads: Sequence[Head],
-    bank: LesionBank | None,
-    cases: Patients | None,
-    device: str,
-    seed: int,
-) -> Mixture:
-    drawn = _drawn(recipe, heads, bank, device)
-    return Mixture(drawn, cases, recipe.data.synthetic_share, seed)
+def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:
+    """Return the real cases that a fold holds out."""
+    if fold is not None and fold not in recipe.data.folds:
+        known = ', '.join(recipe.data.folds) or 'none'
+        raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
+    return recipe.data.folds[fold] if fold else ()
 
 
 def _drawn(
@@ -223,7 +294,7 @@ def _drawn(
         generator = HeadGenerator(heads, make_settings(recipe), bank=bank, device=device)
         return Drawn(generator, recipe)
     if bank is None:
-        raise UsageError('lesion_priors: the recipe names none, and pairs are drawn with lesions.')
+        raise UsageError(NO_LESIONS)
     settings = make_pair_settings(recipe)
     return DrawnPairs(PairGenerator(heads, settings, bank=bank, device=device))
 
@@ -273,12 +344,13 @@ def _trainer(
         # Alone, also within a batch job.
         plugins=[LightningEnvironment()],
         precision='bf16-mixed' if bfloat16 else '32-true',
-        max_steps=schedule.steps,
+        max_steps=schedule.steps or -1,
+        max_epochs=schedule.epochs or -1,
         max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
-        val_check_interval=schedule.validate_every,
-        check_val_every_n_epoch=None,
+        val_check_interval=schedule.validate_every if schedule.steps else 1.0,
+        check_val_every_n_epoch=1 if schedule.epochs else None,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(LOG_EVERY, schedule.steps),
+        log_every_n_steps=min(LOG_EVERY, schedule.steps or LOG_EVERY),
         gradient_clip_val=1.0,
         enable_progress_bar=False,
         enable_model_summary=False,

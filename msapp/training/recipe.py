@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msapp.errors import UsageError
 from msapp.models.spec import Channel, Named
@@ -93,6 +93,8 @@ class Data(_Frozen):
     pairs : tuple of RealPair
     visits : tuple of RealVisit
         To be paired with themselves.
+    drawn_pairs : int
+        Of the hybrid method: pairs of drawn heads, beside the real ones.
     folds : dict of str to tuple of str
         Name of a fold to the real cases that it holds out.
     """
@@ -105,6 +107,7 @@ class Data(_Frozen):
     real: tuple[RealCase, ...] = ()
     pairs: tuple[RealPair, ...] = ()
     visits: tuple[RealVisit, ...] = ()
+    drawn_pairs: int = Field(default=0, ge=0)
     folds: dict[str, tuple[str, ...]] = {}
 
 
@@ -114,19 +117,24 @@ class Schedule(_Frozen):
     Attributes
     ----------
     steps, batch : int
+        Of the hybrid method 0 and 1: its epochs say how many, and its batches are of 32 patches.
+    epochs : int
+        Of the hybrid method, 0 for others.
     learning_rate : float
-        Highest; it rises over ``warm_up`` steps, then falls along a cosine.
+        Highest; it rises over ``warm_up`` steps, then falls along a cosine. That of the hybrid
+        method falls from it in steps.
     warm_up : int
     weight_decay : float
     average : float
         Decay of the running mean of the weights, which is what is kept.
     validate_every : int
-        Steps.
+        Steps; the hybrid method is validated after every epoch.
     validation_samples : int
     checkpoint_minutes : float
     """
 
-    steps: int = Field(ge=1)
+    steps: int = Field(default=0, ge=0)
+    epochs: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
     warm_up: int = Field(default=100, ge=0)
@@ -135,6 +143,12 @@ class Schedule(_Frozen):
     validate_every: int = Field(default=250, ge=1)
     validation_samples: int = Field(default=10, ge=1)
     checkpoint_minutes: float = Field(default=3.0, gt=0)
+
+    @model_validator(mode='after')
+    def _one_length(self) -> Self:
+        if bool(self.steps) == bool(self.epochs):
+            raise ValueError('either steps or epochs must be given')
+        return self
 
 
 class Recipe(_Frozen):
@@ -148,7 +162,8 @@ class Recipe(_Frozen):
     channels : tuple of Channel
     spacing_mm : float
     normalisation : str
-        ``head`` or ``white_matter``; see `msapp.inference.normalise`.
+        ``head`` or ``white_matter``, see `msapp.inference.normalise`; ``grey_levels`` of the hybrid
+        method.
     window : tuple of int
         Sides of the drawn images, and of the sliding window.
     threshold : float or None
@@ -171,7 +186,7 @@ class Recipe(_Frozen):
     task: Literal['anatomy', 'lesions', 'longitudinal']
     channels: tuple[Channel, ...]
     spacing_mm: float = Field(gt=0)
-    normalisation: Literal['head', 'white_matter']
+    normalisation: Literal['head', 'white_matter', 'grey_levels']
     window: tuple[int, int, int]
     overlap: float = 0.5
     threshold: float | None = None

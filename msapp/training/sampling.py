@@ -16,16 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-import torch
-import torchio as tio
-from torch.nn import functional
 
 from msapp.errors import InputError
-from msapp.imaging.distance import DistanceMaps
-from msapp.inference.patches import Patch
-from msapp.lesions.candidates import Candidates, patch_of
+from msapp.inference.patches import Patch, corners
+from msapp.lesions.candidates import patch_of
 from msapp.lesions.instances import measure_instances
-from msapp.training.data import Item
 
 BATCH = 32
 # Voxels of a batch after padding, 32 patches of 31 voxels on each side: training takes about 3
@@ -40,12 +35,6 @@ TRUE_OF_INFRATENTORIAL = 0.33
 # brain stem and cerebellar white matter from that of the cerebrum lies at 0.58 to 0.62; at 0.6
 # it has 90 to 96 % of the former below it, and 6 to 18 % of the latter (temporal lobes).
 INFRATENTORIAL_HEIGHT = 0.6
-AUGMENTATION_PROBABILITY = 0.3
-# The source gives no strengths. Noise: torchio's default, a quarter of a grey level. Bias: an
-# assumption of what N4 and histogram matching leave, of the order of 10 %, smooth in a patch.
-NOISE_LEVELS = 0.25
-BIAS_COEFFICIENTS = 0.1
-BIAS_ORDER = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,12 +106,10 @@ def describe_patches(
     patches = []
     for found in measure_instances(labels, np.eye(4)):
         inside = labels[found.box] == found.label
-        i, j, k = patch_of(found, labels.shape)
         patches.append(
             TrainingPatch(
                 label=found.label,
-                start=(i.start, j.start, k.start),
-                stop=(i.stop, j.stop, k.stop),
+                **corners(patch_of(found, labels.shape)),
                 case=case,
                 true=bool(truth[found.box][inside].any()),
                 infratentorial=float(below_vertex_mm[found.box][inside].mean()) > deep_mm,
@@ -239,84 +226,6 @@ def make_batches(
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
-def cut_item(
-    patch: TrainingPatch, candidates: Candidates, maps: DistanceMaps, truth: np.ndarray
-) -> Item:
-    """Cut what a patch holds out of its case.
-
-    Returns
-    -------
-    dict of str to tensor of float32
-        ``image`` (2, I, J, K), grey levels of both visits; ``distances`` (3, I, J, K), mm;
-        ``target`` (1, I, J, K), 1 in new lesions.
-    """
-    channels = {
-        'image': (candidates.previous_levels, candidates.current_levels),
-        'distances': (maps.depth, maps.below_vertex, maps.from_occiput),
-        'target': (truth,),
-    }
-    return {
-        name: torch.from_numpy(np.stack([image[patch.box] for image in images]).astype(np.float32))
-        for name, images in channels.items()
-    }
-
-
-def patch_transform() -> tio.Transform:
-    """Return what is varied in a patch: bias field and noise, each in 30 % of the patches."""
-    return tio.Compose(
-        [
-            tio.RandomBiasField(
-                coefficients=BIAS_COEFFICIENTS, order=BIAS_ORDER, p=AUGMENTATION_PROBABILITY
-            ),
-            tio.RandomNoise(std=(0, NOISE_LEVELS), p=AUGMENTATION_PROBABILITY),
-        ]
-    )
-
-
-def augment_item(item: Item, seed: int, *, transform: tio.Transform | None = None) -> Item:
-    """Vary the FLAIRs of a patch, each visit by itself; what is outside the brain stays 0.
-
-    Parameters
-    ----------
-    item : dict of str to tensor
-        See `cut_item`; it is left as it is.
-    seed : int
-        The same seed gives the same patch; torch's own generator is put back.
-    transform : torchio.Transform, optional
-        Default `patch_transform`.
-    """
-    image = item['image']
-    # As two images, or torchio gives both visits one bias field and one level of noise.
-    visits = {f'visit{n}': tio.ScalarImage(tensor=visit[None]) for n, visit in enumerate(image)}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        varied = (transform or patch_transform())(tio.Subject(visits))
-    levels = torch.cat([varied[name].data for name in visits])
-    return item | {'image': levels.masked_fill(image == 0, 0)}
-
-
-def collate_patches(items: Sequence[Item]) -> Item:
-    """Make a batch of patches of several sizes.
-
-    Parameters
-    ----------
-    items : sequence of dict of str to tensor
-        See `cut_item`. Every tensor is ``(C, I, J, K)``.
-
-    Returns
-    -------
-    dict of str to tensor
-        The same names, ``(B, C, I, J, K)``, padded with 0 at the end of each axis to the
-        largest side; and ``mask``, (B, 1, I, J, K) tensor of bool, True where nothing is padded.
-        Only there does the loss count.
-    """
-    sides = torch.tensor([next(iter(item.values())).shape[1:] for item in items])
-    largest = sides.amax(dim=0).tolist()
-    batch = {name: torch.stack([_pad(item[name], largest) for item in items]) for name in items[0]}
-    inside = [_pad(torch.ones(1, *shape, dtype=torch.bool), largest) for shape in sides.tolist()]
-    return batch | {'mask': torch.stack(inside)}
-
-
 def split_count(count: int, shares: Sequence[float]) -> list[int]:
     """Split a number by shares, by largest remainder; of equal remainders the first wins.
 
@@ -414,10 +323,3 @@ def _padded_voxels(shapes: np.ndarray) -> int:
     """Return the voxels of a batch of patches of these shapes, ``(B, 3)``."""
     sides: list[int] = shapes.max(axis=0).tolist()
     return len(shapes) * math.prod(sides)
-
-
-def _pad(tensor: torch.Tensor, sides: Sequence[int]) -> torch.Tensor:
-    """Pad ``(C, I, J, K)`` with 0 at the end of its last three axes."""
-    short = [wanted - side for wanted, side in zip(sides, tensor.shape[1:], strict=True)]
-    widths = [width for missing in reversed(short) for width in (0, missing)]
-    return functional.pad(tensor, widths)

@@ -188,7 +188,7 @@ def test_a_wrong_recipe_is_named(tmp_path, change, message):
 
 
 def test_an_unknown_recipe_lists_those_there_are():
-    with pytest.raises(UsageError, match='anatomy, lesions'):
+    with pytest.raises(UsageError, match='anatomy, hybrid, lesions'):
         load_recipe('nothing')
 
 

@@ -6,25 +6,17 @@ from collections import Counter
 
 import numpy as np
 import pytest
-import torch
-import torchio as tio
-from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import InputError
 from msapp.imaging.distance import distance_maps
 from msapp.lesions.candidates import Candidates
 from msapp.lesions.instances import label_instances
-from msapp.networks import build_network
 from msapp.training.sampling import (
     EpochCounts,
     TrainingPatch,
-    augment_item,
-    collate_patches,
-    cut_item,
     describe_patches,
     draw_epoch,
     make_batches,
-    patch_transform,
     plan_epoch,
     split_count,
 )
@@ -261,22 +253,6 @@ def test_batches_come_in_an_order_of_the_seed():
         make_batches(epoch, seed=0, size=0)
 
 
-def test_a_batch_is_padded_at_the_end_and_the_mask_says_where():
-    items = [
-        {'image': torch.full((2, *shape), 3.0), 'target': torch.ones(1, *shape)}
-        for shape in [(2, 3, 1), (1, 4, 2)]
-    ]
-    batch = collate_patches(items)
-    assert batch['image'].shape == (2, 2, 2, 4, 2)
-    assert batch['mask'].shape == batch['target'].shape == (2, 1, 2, 4, 2)
-    assert batch['mask'].dtype == torch.bool
-    assert batch['mask'][0, 0, :, :3, :1].all()
-    assert batch['mask'][1, 0, :1].all()
-    assert batch['mask'].sum() == 6 + 8
-    assert (batch['image'] == 3.0 * batch['mask']).all()
-    assert (batch['target'] == batch['mask']).all()
-
-
 # --- Patches of a case ---------------------------------------------------------------------------
 
 
@@ -325,94 +301,3 @@ def test_shapes_that_differ_are_named(case):
     candidates, maps, truth = case
     with pytest.raises(ValueError, match=r'sub-01: labels .* must have one shape'):
         describe_patches('sub-01', candidates.labels, truth[1:], maps.below_vertex)
-
-
-def test_a_patch_holds_both_visits_the_three_maps_and_the_truth(case, described):
-    candidates, maps, truth = case
-    item = cut_item(described[1], candidates, maps, truth)
-    box = np.s_[23:30, 23:30, 4:10]
-    wanted = {
-        'image': [candidates.previous_levels[box], candidates.current_levels[box]],
-        'distances': [maps.depth[box], maps.below_vertex[box], maps.from_occiput[box]],
-        'target': [truth[box]],
-    }
-    assert item.keys() == wanted.keys()
-    for name, images in wanted.items():
-        assert item[name].dtype == torch.float32
-        np.testing.assert_array_equal(item[name].numpy(), np.stack(images))
-
-
-def test_batches_go_into_the_network(case, described):
-    class Cut(Dataset):
-        def __getitem__(self, patch):
-            return augment_item(cut_item(patch, *case), seed=patch.label)
-
-    epoch = draw_epoch(described, seed=0, true_count=5)
-    batches = make_batches(epoch, seed=0, size=4)
-    network = build_network('hybrid', {'channels': [2] * 7})
-    loaded = list(DataLoader(Cut(), batch_sampler=batches, collate_fn=collate_patches))
-    assert [len(batch['image']) for batch in loaded] == [len(batch) for batch in batches]
-    for batch in loaded:
-        logits = network(batch['image'], batch['distances'], batch['mask'])
-        assert logits.shape == batch['target'].shape
-        assert torch.isfinite(logits).all()
-
-
-# --- What is varied ------------------------------------------------------------------------------
-
-
-def item_of(*shape):
-    return {
-        'image': torch.full((2, *shape), 4.0),
-        'distances': torch.ones(3, *shape),
-        'target': torch.ones(1, *shape),
-    }
-
-
-def test_bias_field_and_noise_each_come_in_30_percent_of_the_patches():
-    transforms = patch_transform().transforms
-    assert [type(one) for one in transforms] == [tio.RandomBiasField, tio.RandomNoise]
-    assert [one.probability for one in transforms] == [0.3, 0.3]
-    item = item_of(5, 5, 5)
-    changed = sum((augment_item(item, n)['image'] != 4).any().item() for n in range(300))
-    # 1 - 0.7 ** 2, with a standard deviation of 0.029.
-    assert changed / 300 == pytest.approx(0.51, abs=0.09)
-
-
-ALWAYS = tio.Compose([tio.RandomBiasField(0.1, order=2), tio.RandomNoise(std=(0.1, 0.2))])
-
-
-def test_each_visit_is_varied_by_itself_and_nothing_else_is():
-    item = item_of(6, 5, 4)
-    varied = augment_item(item, 0, transform=tio.RandomBiasField(0.1, order=2))
-    first, second = varied['image']
-    assert (first != second).any()
-    assert (item['image'] == 4).all()
-    for name in ('distances', 'target'):
-        assert varied[name] is item[name]
-
-
-def test_what_is_outside_the_brain_stays_0():
-    item = item_of(6, 5, 4)
-    item['image'][:, :2] = 0
-    image = augment_item(item, 0, transform=ALWAYS)['image']
-    assert (image[:, :2] == 0).all()
-    assert (image[:, 2:] != 4).all()
-
-
-def test_the_seed_decides_and_the_generator_of_torch_is_put_back():
-    item = item_of(6, 5, 4)
-    torch.manual_seed(5)
-    wanted = torch.rand(1)
-    torch.manual_seed(5)
-    first, again, other = (augment_item(item, n, transform=ALWAYS)['image'] for n in (1, 1, 2))
-    assert torch.rand(1) == wanted
-    assert (first == again).all()
-    assert (first != other).any()
-
-
-@pytest.mark.parametrize('shape', [(1, 5, 5), (2, 1, 9), (1, 1, 1)])
-def test_thin_patches_can_be_varied(shape):
-    image = augment_item(item_of(*shape), 0, transform=ALWAYS)['image']
-    assert image.shape == (2, *shape)
-    assert torch.isfinite(image).all()
