@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 __all__ = ['HybridNet', 'MaskedBatchNorm']
 
@@ -47,10 +48,29 @@ class MaskedBatchNorm(nn.BatchNorm3d):
             return super().forward(features)
         inside = mask[:, 0]
         by_voxel = features.movedim(1, -1)
-        counted = super().forward(by_voxel[inside].T[None, :, :, None, None])
         normalised = torch.zeros_like(by_voxel)
-        normalised[inside] = counted[0, :, :, 0, 0].T
+        normalised[inside] = self._normalise_voxels(by_voxel[inside])
         return normalised.movedim(-1, 1)
+
+    def _normalise_voxels(self, voxels: torch.Tensor) -> torch.Tensor:
+        """Normalise ``(N, C)`` and count it in the running statistics.
+
+        The module itself takes five axes. Given voxels as (1, C, N, 1, 1), strided as here, torch
+        2.13 on a CPU gives right values and wrong gradients.
+        """
+        assert self.num_batches_tracked is not None
+        assert self.momentum is not None
+        self.num_batches_tracked.add_(1)
+        return functional.batch_norm(
+            voxels,
+            self.running_mean,
+            self.running_var,
+            self.weight,
+            self.bias,
+            training=True,
+            momentum=self.momentum,
+            eps=self.eps,
+        )
 
 
 class HybridNet(nn.Module):

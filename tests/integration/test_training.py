@@ -16,7 +16,10 @@ import torch
 from msapp.cli.train import main
 from msapp.errors import UsageError
 from msapp.models.registry import load_network, load_spec
-from msapp.synthesis.heads import Head
+from msapp.models.spec import Named
+from msapp.synthesis.heads import NAMES, Head
+from msapp.synthesis.lesion_bank import SHAPE, LesionBank
+from msapp.training import fit
 from msapp.training.data import make_pair_settings, make_settings
 from msapp.training.module import dice_per_class
 from msapp.training.recipe import RECIPES, load_recipe
@@ -206,3 +209,62 @@ def test_dice_per_class_leaves_out_what_is_nowhere():
     scores = dice_per_class(logits, target)
     assert scores[0] == pytest.approx(2 / 3)
     assert torch.isnan(scores[1])
+
+
+# --- The hybrid method ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ball():
+    """A ball of white matter in fluid, the world's origin in its middle."""
+    radius = np.linalg.norm(np.indices((64, 64, 64)) - 31.5, axis=0)
+    tissues = np.zeros(radius.shape, np.uint8)
+    for name, limit in (('scalp', 30), ('csf', 26), ('white_matter', 24)):
+        tissues[radius < limit] = NAMES.index(name)
+    affine = np.eye(4)
+    affine[:3, 3] = -31.5
+    return Head('ball', tissues, affine, np.eye(4))
+
+
+def test_the_hybrid_method_is_trained_and_goes_on(ball, tmp_path, monkeypatch):
+    mask = np.zeros(SHAPE, bool)
+    mask[100:106, 122:130, 68:76] = True  # about x = 12, y = 0, z = 0 mm
+    component = np.argwhere(np.ones((6, 6, 6))) + np.array([89, 138, 70])
+    monkeypatch.setattr(fit, 'read_heads', lambda *_: ([ball], [ball]))
+    monkeypatch.setattr(fit, 'read_bank', lambda *_: LesionBank([mask], [component]))
+    whole = load_recipe('hybrid')
+    changes = {
+        'window': (56, 56, 56),
+        'architecture': Named(name='hybrid', arguments={'channels': [2] * 7}),
+        'data': whole.data.model_copy(update={'drawn_pairs': 4, 'pairs': ()}),
+        'generator': {'stripped': 1.0, 'unchanged': 0.0, 'another': 0.0},
+    }
+    for epochs in (1, 5):
+        schedule = whole.schedule.model_copy(update={'epochs': epochs, 'validation_samples': 2})
+        recipe = whole.model_copy(update={**changes, 'schedule': schedule})
+        fit.train(recipe, data=tmp_path, out=tmp_path, workers=0, threads=1)
+    parts = [pd.read_csv(path) for path in sorted(tmp_path.glob('log/*/metrics.csv'))]
+    assert len(parts) == 2
+    assert parts[0]['epoch'].dropna().unique().tolist() == [0]
+    assert parts[1]['epoch'].dropna().unique().tolist() == [1, 2, 3, 4]
+    # One tenth after four epochs, those of the first part among them.
+    rates = parts[1]['lr-Adam'].dropna().tolist()
+    assert (rates[0], rates[-1]) == pytest.approx((1e-3, 1e-4))
+    losses = pd.concat(parts)['validation_loss'].dropna().tolist()
+    assert losses[-1] < losses[0]
+    spec = load_spec(tmp_path / 'model')
+    assert (spec.architecture.name, spec.threshold) == ('hybrid', 0.75)
+    assert spec.training.synthetic_only
+    network = load_network(spec)
+    assert network(torch.zeros(1, 2, 5, 6, 7), torch.zeros(1, 3, 5, 6, 7)).shape == (1, 1, 5, 6, 7)
+
+
+@pytest.mark.parametrize(
+    ('schedule', 'message'),
+    [('', 'either steps or epochs'), ('steps = 3\nepochs = 2', 'either steps or epochs')],
+)
+def test_a_training_has_one_length(tmp_path, schedule, message):
+    path = tmp_path / 'recipe.toml'
+    path.write_text(RECIPE.replace('steps = 24', schedule))
+    with pytest.raises(UsageError, match=message):
+        load_recipe(str(path))

@@ -102,8 +102,16 @@ def test_statistics_of_a_batch_are_those_of_all_voxels_that_count():
 def test_without_padding_it_is_plain_batch_norm():
     features, mask = torch.randn(2, 3, 4, 5, 6), torch.ones(2, 1, 4, 5, 6, dtype=torch.bool)
     plain, masked = nn.BatchNorm3d(3).train(), MaskedBatchNorm(3).train()
-    torch.testing.assert_close(masked(features, mask), plain(features))
+    weight, gradients = torch.randn(features.shape), []
+    for layer, given in ((plain, (features,)), (masked, (features, mask))):
+        inputs = given[0].clone().requires_grad_()
+        result = layer(inputs, *given[1:])
+        (result * weight).sum().backward()
+        gradients.append((result.detach(), inputs.grad, layer.weight.grad, layer.bias.grad))
+    # Gradients too: a stride that torch took wrong once kept the network from learning.
+    torch.testing.assert_close(gradients[1], gradients[0])
     torch.testing.assert_close(masked.running_var, plain.running_var)
+    assert masked.num_batches_tracked == plain.num_batches_tracked == 1
 
 
 def test_one_voxel_has_no_variance():

@@ -11,6 +11,7 @@ from msapp.imaging.distance import distance_maps
 from msapp.lesions.candidates import Candidates
 from msapp.lesions.instances import label_instances
 from msapp.training.hybrid import (
+    LARGEST_SIDE,
     Batches,
     Case,
     Epochs,
@@ -73,6 +74,19 @@ def test_a_patch_holds_both_visits_the_three_maps_and_the_truth(found, case):
         assert item[name].dtype == torch.float32
         # Distances are kept in half precision.
         np.testing.assert_allclose(item[name].numpy(), np.stack(images), rtol=1e-3)
+
+
+def test_a_large_patch_is_cut_down_to_what_is_about_a_new_lesion():
+    labels = np.zeros((80, 40, 20), np.int32)
+    labels[5:75, 5:35, 10] = 1
+    labels[0:3, 0:3, 0:3] = 2
+    truth = np.zeros(labels.shape, bool)
+    truth[60:62, 8:10, 9:12] = True
+    levels, distances = np.ones((2, *labels.shape), np.uint8), np.ones((3, *labels.shape))
+    large, small = Case('sub-01', levels, distances, truth, labels).patches()
+    assert large.shape == (LARGEST_SIDE, LARGEST_SIDE, 5)
+    assert truth[large.box].sum() == truth.sum()
+    assert small.shape == (5, 5, 5)
 
 
 def test_a_case_comes_back_from_its_file(case, tmp_path):
