@@ -49,7 +49,7 @@ from msapp.training.recipe import Recipe
 VALIDATION_SEED = 20240
 CHECKPOINT = 'last.ckpt'
 SECONDS_PER_MINUTE = 60
-# Steps; a training of fewer is logged at its end.
+# Steps; a training of fewer is logged at its end, one of the hybrid method at every step.
 LOG_EVERY = 10
 # The task whose samples are pairs of visits.
 PAIRS = 'longitudinal'
@@ -350,7 +350,7 @@ def _trainer(
         val_check_interval=schedule.validate_every if schedule.steps else 1.0,
         check_val_every_n_epoch=1 if schedule.epochs else None,
         num_sanity_val_steps=0,
-        log_every_n_steps=min(LOG_EVERY, schedule.steps or LOG_EVERY),
+        log_every_n_steps=min(LOG_EVERY, schedule.steps or 1),
         gradient_clip_val=1.0,
         enable_progress_bar=False,
         enable_model_summary=False,
