@@ -4,9 +4,11 @@
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
 
-``DATA`` is the folder with ``ljubljana-longitudinal`` and ``ljubljana-mni``. ``--model`` names the
-network that a patient is measured with, which must not have seen it; without a patient it is that
-of all. Real pairs are prepared once and kept in ``--cache``. Nothing is printed without its n.
+``DATA`` is the folder with ``ljubljana-longitudinal`` and ``ljubljana-mni``. ``--model``, and
+``--hybrid`` for the hybrid method beside it, name the network that a patient is measured with,
+which must not have seen it (``msapp-train newlesions FOLDER --fold ljub01 ...``); without a patient
+it is that of all. Real pairs are prepared once and kept in ``--cache``. Nothing is printed without
+its n.
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ def main() -> None:
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--cache', type=Path, default=Path('.local/pairs'))
     parser.add_argument('--model', action='append', default=[], help='FOLDER, or PATIENT=FOLDER')
+    parser.add_argument('--hybrid', action='append', default=[], help='the same, hybrid method')
     parser.add_argument('--lesions', help='model of lesions, to subtract masks of two visits')
     parser.add_argument('--heads', type=Path)
     parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
@@ -77,10 +80,10 @@ def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
     methods: dict[str, Method] = {'ratio': by_ratio}
     if given.lesions:
         methods['difference'] = partial(by_difference, model=given.lesions)
-    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
-    model = chosen.get(name) or chosen.get('')
-    if model:
-        methods['network'] = partial(by_network, model=model)
+    for title, items in (('hybrid', given.hybrid), ('network', given.model)):
+        chosen = dict(item.split('=') if '=' in item else ('', item) for item in items)
+        if model := chosen.get(name) or chosen.get(''):
+            methods[title] = partial(by_network, model=model)
     return methods
 
 

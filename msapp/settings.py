@@ -46,7 +46,7 @@ class Settings(BaseModel):
     derivatives: tuple[AbsolutePath, ...] = ()
 
     tasks: tuple[Task, ...] = ('lesions', 'longitudinal')
-    lesion_model: ModelName = 'threshold'
+    lesion_model: ModelName = 'lesions'
     new_lesion_method: ModelName = 'newlesions'
     brain_extraction: Literal['network', 'bet', 'template'] = 'network'
     output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')

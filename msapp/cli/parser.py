@@ -115,8 +115,8 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
     group.add_argument(
         '--lesion-model',
         metavar='NAME',
-        help='a model that is installed, or the path of a folder with one, such as ./mine; '
-        'default: threshold (classical)',
+        help='a model that is installed (default: lesions), or the path of a folder with one, such '
+        'as ./mine; threshold: none, the classical baseline',
     )
     group.add_argument(
         '--new-lesion-method',

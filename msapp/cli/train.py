@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msapp import __version__
-from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError
+from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError, UsageError
 
 EPILOG = """\
 Training may be stopped at any time; the same command goes on from the last checkpoint.
 
 To go on from a model of msapp with your own patients, copy the recipe, list your images and manual
 masks as [[data.real]], set data.synthetic_share below 1, and give --from lesions with a lower
---learning-rate (2e-4) and few --steps (200).
+--learning-rate (2e-4), few --steps (200) and --keep-start 0.5.
 """
 
 
@@ -44,6 +44,10 @@ def run(arguments: argparse.Namespace) -> int:
     from msapp.inference.device import choose_gpus
     from msapp.training.recipe import load_recipe
 
+    if not 0 <= arguments.keep_start <= 1:
+        raise UsageError(f'--keep-start {arguments.keep_start:g}: must be between 0 and 1.')
+    if arguments.keep_start and not arguments.start_from:
+        raise UsageError('--keep-start needs --from.')
     given = {'steps': arguments.steps, 'learning_rate': arguments.learning_rate}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(arguments.recipe, changes)
@@ -58,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         threads=arguments.threads,
         fold=arguments.fold,
         start_from=arguments.start_from,
+        keep_start=arguments.keep_start,
         seed=arguments.random_seed,
         max_minutes=arguments.max_minutes,
     )
@@ -89,6 +94,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--fold', help="leave out the real cases of this fold of the recipe's")
     parser.add_argument(
         '--from', dest='start_from', metavar='MODEL', help='start from the weights of this model'
+    )
+    parser.add_argument(
+        '--keep-start',
+        type=float,
+        default=0.0,
+        metavar='SHARE',
+        help='share, 0 to 1, of the weights of --from in those that are exported (0)',
     )
     parser.add_argument('--workers', type=int, default=1, help='processes that draw heads (1)')
     parser.add_argument('--threads', type=int, help="CPU threads of the network (torch's choice)")

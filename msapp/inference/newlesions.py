@@ -86,7 +86,8 @@ def _predict_candidates(
     network = network.to(device)
     with torch.inference_mode():
         for instance in measure_instances(found.labels, np.eye(4)):
-            patch = Patch(label=instance.label, **corners(patch_of(instance, brain.shape)))
+            start, stop = corners(patch_of(instance, brain.shape))
+            patch = Patch(label=instance.label, start=start, stop=stop)
             inputs = [
                 torch.from_numpy(array[:, *patch.box].astype(np.float32))[None].to(device)
                 for array in (levels, distances)

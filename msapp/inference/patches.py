@@ -41,16 +41,16 @@ class Patch:
         return i, j, k
 
 
-def corners(box: Sequence[slice]) -> dict[str, Triple]:
+def corners(box: Sequence[slice]) -> tuple[Triple, Triple]:
     """Return ``start`` and ``stop`` of a patch from what indexes an image.
 
     Examples
     --------
     >>> corners((slice(1, 4), slice(0, 2), slice(5, 9)))
-    {'start': (1, 0, 5), 'stop': (4, 2, 9)}
+    ((1, 0, 5), (4, 2, 9))
     """
     i, j, k = box
-    return {'start': (i.start, j.start, k.start), 'stop': (i.stop, j.stop, k.stop)}
+    return (i.start, j.start, k.start), (i.stop, j.stop, k.stop)
 
 
 def merge_nearest(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -91,6 +91,7 @@ def train(
     threads: int | None = None,
     fold: str | None = None,
     start_from: str | None = None,
+    keep_start: float = 0.0,
     seed: int = 0,
     max_minutes: float | None = None,
 ) -> Path:
@@ -116,6 +117,9 @@ def train(
         Leave the real cases of this fold out.
     start_from : str, optional
         Model whose weights to start from.
+    keep_start : float
+        Share of these weights in those that are exported: after a short training on few cases the
+        mean of both serves cases like these and others (Wortsman et al., CVPR 2022).
     seed : int
     max_minutes : float, optional
         Stop after so long; what has been learnt is kept and exported.
@@ -132,8 +136,9 @@ def train(
     resumed = _step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job
     job = make_job(recipe, data, out / 'cache', fold, device, workers, seed + resumed)
-    if start_from:
-        job.module.network.load_state_dict(load_network(load_spec(start_from)).state_dict())
+    start = load_network(load_spec(start_from)).state_dict() if start_from else {}
+    if start:
+        job.module.network.load_state_dict(start)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     trainer.fit(
         job.module,
@@ -143,6 +148,8 @@ def train(
     )
     draw_curves(out / 'log', out / 'curves.png')
     # At the end of the training its network is given the running mean of the weights.
+    if start and keep_start:
+        job.module.network.load_state_dict(_mix(job.module.network.state_dict(), start, keep_start))
     save_model(out / 'model', job.spec, job.module.network)
     return out / 'model'
 
@@ -276,6 +283,18 @@ def _real_cases(
     if not chosen or recipe.data.synthetic_share == 1:
         return None
     return Cases([read_case(case, recipe, data, cache) for case in chosen], recipe, bank)
+
+
+def _mix(
+    weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """Return the weighted mean of two sets of weights; counters stay those of the first."""
+    return {
+        name: torch.lerp(tensor, others[name].to(tensor), share)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights.items()
+    }
 
 
 def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:

@@ -88,9 +88,9 @@ class Case:
         middle = wanted[len(wanted) // 2]
         sides = np.minimum(patch.shape, LARGEST_SIDE)
         first = np.clip(middle - sides // 2, 0, np.array(patch.shape) - sides)
-        start = (np.array(patch.start) + first).tolist()
-        box = tuple(slice(low, low + side) for low, side in zip(start, sides.tolist(), strict=True))
-        return replace(patch, **corners(box))
+        low = np.array(patch.start) + first
+        start, stop = corners(list(map(slice, low.tolist(), (low + sides).tolist())))
+        return replace(patch, start=start, stop=stop)
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file."""

@@ -106,10 +106,12 @@ def describe_patches(
     patches = []
     for found in measure_instances(labels, np.eye(4)):
         inside = labels[found.box] == found.label
+        start, stop = corners(patch_of(found, labels.shape))
         patches.append(
             TrainingPatch(
                 label=found.label,
-                **corners(patch_of(found, labels.shape)),
+                start=start,
+                stop=stop,
                 case=case,
                 true=bool(truth[found.box][inside].any()),
                 infratentorial=float(below_vertex_mm[found.box][inside].mean()) > deep_mm,
