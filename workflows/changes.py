@@ -60,6 +60,17 @@ NO_NETWORK = (
     'lesions come from the classical baseline, which outlines normal tissue as well: no item may '
     'rest on it. Give a network by --lesion-model'
 )
+# Items rest on a network most of whose lesions are lesions, where that was measured: one false
+# lesion in another place can meet an item.
+PPV, LEAST_PPV = 'lesion-wise PPV', 0.5
+NO_PPV = (
+    f"the model.toml of the network '{{name}}' has no figure '{PPV}': how many of its lesions are "
+    'lesions was not measured, and no item may rest on it'
+)
+LOW_PPV = (
+    "of the lesions that the network '{name}' marks, a share of {value:.2f} are lesions (n = {n}): "
+    f'no item may rest on it, which needs {LEAST_PPV:g} at least'
+)
 # Limits of `msapp.lesions.change` with their unit and source, for sidecars.
 LIMITS: dict[str, dict[str, Any]] = {
     'LeastOverlap': {
@@ -129,9 +140,17 @@ def tracked_visits(visits: Sequence[Visit], settings: Settings) -> tuple[int, ..
 
 def _obstacle(settings: Settings) -> str:
     """Say why dissemination cannot be told; empty where it can."""
-    if 'lesions' not in models_for(settings):
+    model = models_for(settings).get('lesions')
+    if model is None:
         return NO_NETWORK
-    return '' if settings.brain_extraction == NETWORK else NO_ZONES
+    if settings.brain_extraction != NETWORK:
+        return NO_ZONES
+    measured = next((figure for figure in model.validation if figure.measure == PPV), None)
+    if measured is None:
+        return NO_PPV.format(name=model.name)
+    if measured.value < LEAST_PPV:
+        return LOW_PPV.format(name=model.name, value=measured.value, n=measured.n)
+    return ''
 
 
 def init_changes_wf(

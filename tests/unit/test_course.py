@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from msapp.interfaces.course import AssessDissemination
 from msapp.interfaces.lesions import TakePair, TrackLesions
 from msapp.lesions.change import CLASSES
 from msapp.lesions.dissemination import not_assessed
+from msapp.models.spec import Figure
 from msapp.reports.timeline import TimelinePoint, days_since_first, timeline
 from msapp.settings import Settings
 from msapp.workflows import changes
@@ -206,15 +209,29 @@ def test_new_lesions_are_marked_in_red_and_nothing_else_is(tmp_path, times):
     assert drawn[1] > 50
 
 
+def described(**measured):
+    """A model whose description has these figures."""
+    figures = [
+        Figure(measure=f'lesion-wise {name}', value=value, n=4, data='none')
+        for name, value in measured.items()
+    ]
+    return SimpleNamespace(name='toy', validation=figures)
+
+
 @pytest.mark.parametrize(
     ('brain', 'models', 'reason'),
     [
         ('network', {}, 'classical baseline'),
-        ('template', {'lesions': None}, '--brain-extraction network'),
-        ('network', {'lesions': None}, ''),
+        ('template', {'lesions': described()}, '--brain-extraction network'),
+        ('network', {'lesions': described()}, "has no figure 'lesion-wise PPV'"),
+        ('network', {'lesions': described(Dice=0.9)}, "has no figure 'lesion-wise PPV'"),
+        ('network', {'lesions': described(PPV=0.3)}, 'a share of 0.30 are lesions (n = 4)'),
+        ('network', {'lesions': described(PPV=0.5)}, ''),
     ],
 )
-def test_the_criteria_need_zones_and_a_network_for_lesions(monkeypatch, brain, models, reason):
+def test_the_criteria_need_zones_and_a_network_that_is_mostly_right(
+    monkeypatch, brain, models, reason
+):
     monkeypatch.setattr(changes, 'models_for', lambda settings: models)
     settings = Settings(
         bids_dir='/bids', output_dir='/out', levels=('participant',), brain_extraction=brain
