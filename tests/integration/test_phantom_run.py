@@ -81,6 +81,7 @@ def expected_files(
         yield f'{prefix}_from-individual_to-{MNI}_mode-image_xfm.txt'
         pictures += [f'_space-{space}_desc-brain_mask' for space in ('orig', 'individual')]
         pictures += [f'_space-{space}_label-L_mask' for space in ('orig', 'individual', MNI)]
+        pictures.append('_space-individual_label-L_probseg')
         labelled = [
             f'_space-individual_desc-{name}_dseg' for name in ('zones', 'lesions', 'locations')
         ]
@@ -363,11 +364,11 @@ def test_tracks_hold_every_lesion_of_every_visit_once(processed):
         assert (processed.out / figure).exists()
 
 
-def test_no_item_of_the_criteria_rests_on_the_baseline(processed):
+def test_no_item_of_the_criteria_rests_on_lesions_half_of_which_are_false(processed):
     for participant in ('sub-01', 'sub-02'):
         table = read(processed.out / participant / f'{participant}_desc-dissemination_stats.tsv')
         assert set(table['state']) == {'not measured'}
-        assert table['note'].str.contains('classical baseline').all()
+        assert table['note'].str.contains("network 'lesions' marks, a share of").all()
         page = (processed.out / f'{participant}.html').read_text(encoding='utf-8')
         assert 'Research use: imaging items of the McDonald criteria 2017' in page
 

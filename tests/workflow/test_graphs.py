@@ -36,6 +36,7 @@ HEAVY = (
     imaging.ExtractBrain,
     imaging.FindMidpoint,
     lesions.FindLesions,
+    lesions.SegmentLesions,
     lesions.FindCandidates,
     lesions.TrackLesions,
 )
@@ -163,7 +164,16 @@ def sources(graph: Any, node: Any, field: str) -> Iterator[tuple[Any, str]]:
 @ALL
 def test_lesions_are_sought_in_every_flair_and_nowhere_else(case, graph):
     expected = case.with_flair if 'lesions' in case.tasks else 0
-    assert len(of_kind(graph, lesions.FindLesions)) == expected
+    assert len(of_kind(graph, lesions.SegmentLesions)) == expected
+    assert not of_kind(graph, lesions.FindLesions)
+
+
+def test_the_baseline_takes_the_place_of_the_network(image):
+    case = Case(('ses-1', 'ses-2'), (('FLAIR',), ('FLAIR', 'T1w')), TASKS[2], SPACES[2])
+    settings = make_settings(image, lesion_model='threshold')
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    assert len(of_kind(graph, lesions.FindLesions)) == 2
+    assert not of_kind(graph, lesions.SegmentLesions)
 
 
 @ALL
