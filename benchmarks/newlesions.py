@@ -81,7 +81,7 @@ def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
     if given.lesions:
         methods['difference'] = partial(by_difference, model=given.lesions)
     for title, items in (('hybrid', given.hybrid), ('network', given.model)):
-        chosen = dict(item.split('=') if '=' in item else ('', item) for item in items)
+        chosen = dict(item.split('=', 1) if '=' in item else ('', item) for item in items)
         if model := chosen.get(name) or chosen.get(''):
             methods[title] = partial(by_network, model=model)
     return methods
@@ -188,6 +188,8 @@ def count_false(given: argparse.Namespace) -> None:
 
 def score_drawn(given: argparse.Namespace) -> None:
     """Score the methods on drawn pairs of heads whose label maps were held out."""
+    if given.hybrid:
+        raise SystemExit('--hybrid: drawn patches hold no whole brain, which the method needs.')
     recipe = load_recipe('newlesions')
     heads = [Head.load(given.heads / f'{name}.npz') for name in recipe.data.held_out_heads]
     bank, settings = read_bank(recipe, given.data), make_pair_settings(recipe)

@@ -64,8 +64,9 @@ NO_NETWORK = (
 # lesion in another place can meet an item.
 PPV, LEAST_PPV = 'lesion-wise PPV', 0.5
 NO_PPV = (
-    f"the model.toml of the network '{{name}}' has no figure '{PPV}': how many of its lesions are "
-    'lesions was not measured, and no item may rest on it'
+    "how many of the lesions that the network '{name}' marks are lesions was not measured: no item "
+    'may rest on it. Measure it (msapp-evaluate) and add it to its model.toml as [[validation]] '
+    f"with the measure '{PPV}'"
 )
 LOW_PPV = (
     "of the lesions that the network '{name}' marks, a share of {value:.2f} are lesions (n = {n}): "
@@ -140,16 +141,19 @@ def tracked_visits(visits: Sequence[Visit], settings: Settings) -> tuple[int, ..
 
 def _obstacle(settings: Settings) -> str:
     """Say why dissemination cannot be told; empty where it can."""
-    model = models_for(settings).get('lesions')
-    if model is None:
+    models = models_for(settings)
+    if 'lesions' not in models:
         return NO_NETWORK
     if settings.brain_extraction != NETWORK:
         return NO_ZONES
-    measured = next((figure for figure in model.validation if figure.measure == PPV), None)
-    if measured is None:
-        return NO_PPV.format(name=model.name)
-    if measured.value < LEAST_PPV:
-        return LOW_PPV.format(name=model.name, value=measured.value, n=measured.n)
+    # Items in space rest on the one, those in time on the other.
+    for model in (models[task] for task in ('lesions', 'longitudinal') if task in models):
+        measured = [figure for figure in model.validation if figure.measure == PPV]
+        if not measured:
+            return NO_PPV.format(name=model.name)
+        worst = min(measured, key=lambda figure: figure.value)
+        if worst.value < LEAST_PPV:
+            return LOW_PPV.format(name=model.name, value=worst.value, n=worst.n)
     return ''
 
 

@@ -23,8 +23,8 @@ was matched to it by landmarks (after Nyul et al., IEEE TMI 2000) inside the int
 brain masks, both were rounded to {candidates.GREY_LEVELS} grey levels, and voxels kept whose level
 rises by more than {100 * (candidates.RATIO - 1):.0f} %, after an opening of
 {candidates.OPENING_MM:g} mm and an erosion of the brain mask by {candidates.SURFACE_MM:g} mm, in
-regions of at least {candidates.MINIMUM_MM3:g} mm3. Candidates are many and mostly false: no
-network has judged them. """
+regions of at least {candidates.MINIMUM_MM3:g} mm3. Candidates are many and mostly false: in
+their mask and table no network has judged them. """
 
 FIELDS = (
     'previous_flair',

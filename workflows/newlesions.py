@@ -22,9 +22,10 @@ New and enlarged lesions were segmented from both FLAIRs, the earlier one regist
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
 probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic} """
 HYBRID_METHODS = f"""\
-It looks at patches about candidate regions alone: {candidates.GREY_LEVELS} grey levels after
-histogram matching, {100 * (candidates.RATIO - 1):.0f} % brighter than before, of at least
-{candidates.MINIMUM_MM3:g} mm3 (hybrid method, MSSEG-2 workshop, MICCAI 2021). """
+It looks at patches about candidate regions alone (hybrid method, MSSEG-2 workshop, MICCAI 2021):
+regions of at least {candidates.MINIMUM_MM3:g} mm3 that are more than
+{100 * (candidates.RATIO - 1):.0f} % brighter than before, in {candidates.GREY_LEVELS} grey levels
+after histogram matching; where patches overlap, the nearest centre counts. """
 CHECK_METHODS = f"""\
 For the self-check, up to {injection.EACH} lesions of each of the diameters
 {', '.join(f'{size:g}' for size in injection.DIAMETERS_MM)} mm (of a sphere of the same volume),

@@ -120,7 +120,7 @@ def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterat
         yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
     absent = [name for name in ('T1w', 'T2w') if name not in visit.images]
     if absent:
-        yield f'{" and ".join(absent)}: not found; nothing in this version needs it.'
+        yield f'{" and ".join(absent)}: not found; what is measured does not need it.'
     if previous is None or 'longitudinal' not in settings.tasks:
         return
     if visit.session is not None:

@@ -88,7 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         choices=('32', 'bf16'),
         help='arithmetic (bf16 on a GPU, else 32 bits); bf16 halves the time on CPUs that have it',
     )
-    parser.add_argument('--steps', type=int, help="in place of the recipe's number of steps")
+    parser.add_argument(
+        '--steps', type=int, help="in place of the recipe's number of steps; not of hybrid"
+    )
     parser.add_argument('--learning-rate', type=float, help="in place of the recipe's highest")
     parser.add_argument('--max-minutes', type=float, help='stop and export after so many minutes')
     parser.add_argument('--fold', help="leave out the real cases of this fold of the recipe's")

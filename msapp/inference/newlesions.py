@@ -83,7 +83,7 @@ def _predict_candidates(
     levels = np.stack([found.previous_levels, found.current_levels])
     distances = np.stack([maps.depth, maps.below_vertex, maps.from_occiput])
     patches, values = [], []
-    network = network.to(device)
+    network = network.to(device).eval()
     with torch.inference_mode():
         for instance in measure_instances(found.labels, np.eye(4)):
             start, stop = corners(patch_of(instance, brain.shape))

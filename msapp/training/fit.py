@@ -66,9 +66,13 @@ class KeepCheckpoint(lightning.Callback):
         self._written = time.monotonic()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Write if it is time to."""
-        if time.monotonic() - self._written >= self._period_s:
+        """Write if it is time to; within an epoch of the hybrid method there is no going on."""
+        if trainer.max_epochs == -1 and time.monotonic() - self._written >= self._period_s:
             self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+        """Write after each epoch of the hybrid method."""
+        self._write(trainer)
 
     def on_train_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
         """Write; this must come before the weights are replaced by their mean."""
@@ -215,11 +219,11 @@ def _hybrid_job(
             count,
             cache,
             prefix=prefix,
-            seed=VALIDATION_SEED,
+            seed=case_seed,
         )
-        for prefix, heads, count in (
-            ('drawn', trained_on, recipe.data.drawn_pairs),
-            ('validation', held_out, recipe.schedule.validation_samples),
+        for prefix, heads, count, case_seed in (
+            ('drawn', trained_on, recipe.data.drawn_pairs, VALIDATION_SEED),
+            ('validation', held_out, recipe.schedule.validation_samples, VALIDATION_SEED + 1),
         )
     )
     cases += read_real_cases(visits, recipe)
@@ -234,7 +238,8 @@ def _hybrid_job(
     validation = DataLoader(
         Batches(checked, varied=False),
         batch_size=None,
-        sampler=Epochs([patch for case in checked for patch in case.patches()], VALIDATION_SEED),
+        # The same at every validation.
+        sampler=list(Epochs([p for case in checked for p in case.patches()], VALIDATION_SEED)),
     )
     real = TrainingSet(name=PairCases.description, n=len(visits)) if visits else None
     spec = describe_model(recipe, heads=len(trained_on), bank=bank, real=real)
@@ -245,6 +250,7 @@ def describe_model(
     recipe: Recipe, *, heads: int, bank: LesionBank | None, real: TrainingSet | None
 ) -> ModelSpec:
     """Return the description of a model that a recipe makes; nothing is measured yet."""
+    sampled = recipe.task == 'lesions' and recipe.architecture.arguments.get('dropout')
     used = [TrainingSet(name=f'label maps of heads ({recipe.data.heads})', n=heads)]
     if bank:
         used.append(TrainingSet(name='lesion masks of patients, painted', n=len(bank)))
@@ -263,7 +269,7 @@ def describe_model(
         threshold=recipe.threshold,
         minimum_mm3=recipe.minimum_mm3,
         classes=recipe.classes,
-        supports=('mc-samples',) if recipe.architecture.arguments.get('dropout') else (),
+        supports=('mc-samples',) if sampled else (),
         training=Training(
             data=tuple(used), synthetic_only=real is None, attribution=recipe.attribution
         ),

@@ -119,10 +119,10 @@ def make_case(name: str, candidates: Candidates, maps: DistanceMaps, truth: np.n
 
 def find_case(name: str, images: torch.Tensor, truth: torch.Tensor, spacing_mm: float) -> Case:
     """Run step one on two FLAIRs, (2, I, J, K), that are 0 outside the brain of either."""
-    previous, current = images.numpy()
+    previous, current = images.cpu().numpy()
     brain, spacing = (current > 0) & (previous > 0), (spacing_mm,) * 3
     candidates = find_candidates(previous, current, brain, spacing)
-    return make_case(name, candidates, distance_maps(brain, spacing), truth.numpy())
+    return make_case(name, candidates, distance_maps(brain, spacing), truth.cpu().numpy())
 
 
 def read_real_cases(visits: Sequence[Visits], recipe: Recipe) -> list[Case]:

@@ -201,6 +201,17 @@ class Recipe(_Frozen):
     intended_use: str
     attribution: str = ''
 
+    @model_validator(mode='after')
+    def _hybrid_has_epochs(self) -> Self:
+        hybrid = self.architecture.name == 'hybrid'
+        if hybrid != bool(self.schedule.epochs):
+            raise ValueError('schedule: the hybrid method has epochs, all others have steps')
+        if hybrid != (self.normalisation == 'grey_levels'):
+            raise ValueError(
+                'normalisation: grey_levels is that of the hybrid method, and no other'
+            )
+        return self
+
 
 def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.

@@ -364,7 +364,7 @@ def test_a_dry_run_says_what_would_be_done_and_why_not(msapp, fast_phantom, tmp_
     lines = [line.strip() for line in answer.text.splitlines()]
     assert lines[0] == 'sub-01: 2 visit(s)'
     assert 'FLAIR: sub-01_ses-1_FLAIR.nii.gz' in lines
-    assert 'left out: T1w and T2w: not found; nothing in this version needs it.' in lines
+    assert 'left out: T1w and T2w: not found; what is measured does not need it.' in lines
     assert 'left out: Lesions are not measured: there is no FLAIR.' in lines
     assert 'left out: Not compared with ses-1: no FLAIR in ses-2.' in lines
     assert any(line.startswith('sub-02: left out. sub-02 ses-1 FLAIR: 2 voxels') for line in lines)

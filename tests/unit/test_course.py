@@ -223,10 +223,12 @@ def described(**measured):
     [
         ('network', {}, 'classical baseline'),
         ('template', {'lesions': described()}, '--brain-extraction network'),
-        ('network', {'lesions': described()}, "has no figure 'lesion-wise PPV'"),
-        ('network', {'lesions': described(Dice=0.9)}, "has no figure 'lesion-wise PPV'"),
+        ('network', {'lesions': described()}, 'was not measured'),
+        ('network', {'lesions': described(Dice=0.9)}, "with the measure 'lesion-wise PPV'"),
         ('network', {'lesions': described(PPV=0.3)}, 'a share of 0.30 are lesions (n = 4)'),
         ('network', {'lesions': described(PPV=0.5)}, ''),
+        ('network', {'lesions': described(PPV=0.9), 'longitudinal': described(PPV=0.2)}, '0.20'),
+        ('network', {'lesions': described(PPV=0.9), 'longitudinal': described(PPV=0.6)}, ''),
     ],
 )
 def test_the_criteria_need_zones_and_a_network_that_is_mostly_right(
