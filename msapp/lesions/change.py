@@ -34,6 +34,10 @@ therefore needs support, and is *unconfirmed* without:
   mask, whatever its size, and unconfirmed if not;
 - where none has, and for lesions of the earlier visit, it must have `LEAST_LESION_MM3`.
 
+A lesion that such a detector marked is new as well where all that was there before covers less than
+`LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier mask held. These are
+*unconfirmed* then, for nobody can tell whether they are still there.
+
 Identifiers stay with a lesion from visit to visit. Of lesions that merge, the largest passes its
 identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
 get new ones. In a group of several lesions at both visits those that share most stay one lesion.
@@ -207,13 +211,17 @@ class _Visit(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """Two visits; ``links`` and ``shared`` (voxels) are (N, M), ``marked`` is cropped alike."""
+    """Two visits; ``links`` and ``shared`` (voxels) are (N, M), ``marked`` is cropped alike.
+
+    ``swallowed`` (N,) tells which earlier lesions lie in a new one.
+    """
 
     before: _Visit
     after: _Visit
     box: tuple[slice, ...]
     links: np.ndarray
     shared: np.ndarray
+    swallowed: np.ndarray
     marked: np.ndarray | None
     voxel_mm3: float
 
@@ -338,8 +346,17 @@ def _pair_up(
         _count_overlap(before, after, REACH_VOXELS), _count_overlap(after, before, REACH_VOXELS).T
     )
     links |= alone & (near >= LEAST_NEAR * smaller)
-    marked = None if new is None else np.pad(new[box].astype(bool), REACH_VOXELS)
-    return _Pair(before, after, box, links, shared, marked, voxel_mm3)
+    swallowed = np.zeros(before.voxels.size, bool)
+    marked = None
+    if new is not None:
+        marked = np.pad(new[box].astype(bool), REACH_VOXELS)
+        seen = np.bincount(after.numbers[marked], minlength=after.voxels.size + 1)[1:]
+        covered = shared.sum(axis=0)
+        little = (covered > 0) & (covered < LEAST_OVERLAP * after.voxels)
+        fresh = little & (seen > SUPPORT * after.voxels)
+        swallowed = links[:, fresh].any(axis=1) & ~links[:, ~fresh].any(axis=1)
+        links[:, fresh] = False
+    return _Pair(before, after, box, links, shared, swallowed, marked, voxel_mm3)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
@@ -471,6 +488,8 @@ def _classify(pair: _Pair, rows: np.ndarray, columns: np.ndarray) -> str:
     if not rows.size and pair.marked is not None:
         marked = pair.marked[pair.after.numbers == columns[0] + 1]
         return 'new' if marked.mean() > SUPPORT else 'unconfirmed'
+    if not columns.size and pair.swallowed[rows].any():
+        return 'unconfirmed'
     if not rows.size or not columns.size:
         return 'unconfirmed' if not any(large) else 'resolved' if rows.size else 'new'
     earlier, later = (max(count, 1) for count in large)

@@ -10,7 +10,7 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msapp.lesions.change import CLASSES, Comparison, compare_visits
+from msapp.lesions.change import CLASSES, LEAST_OVERLAP, Comparison, compare_visits
 from msapp.lesions.instances import label_instances
 from msapp.lesions.tracks import track_lesions
 
@@ -148,15 +148,25 @@ def test_labels_mean_nothing(pair, seed):
 
 @many
 @given(pairs)
-def test_a_detector_only_tells_new_from_unconfirmed(pair):
+def test_a_detector_that_marks_nothing_only_leaves_new_lesions_unconfirmed(pair):
+    without = compare_visits(*pair, 1.0).changes
+    found = compare_visits(*pair, 1.0, new=np.zeros(SHAPE, bool)).changes
+    for change, plain in zip(found, without, strict=True):
+        expected = plain.kind if change.labels_before else 'unconfirmed'
+        assert (change.kind, change.labels_after) == (expected, plain.labels_after)
+
+
+@many
+@given(pairs)
+def test_with_all_marked_new_lesions_were_hardly_there_before(pair):
     earlier, later = pair
-    without = compare_visits(earlier, later, 1.0).changes
-    for marked in (np.zeros(SHAPE, bool), np.ones(SHAPE, bool)):
-        found = compare_visits(earlier, later, 1.0, new=marked).changes
-        for change, plain in zip(found, without, strict=True):
-            fresh = not change.labels_before
-            expected = ('new' if marked.any() else 'unconfirmed') if fresh else plain.kind
-            assert (change.kind, change.labels_after) == (expected, plain.labels_after)
+    for change in compare_visits(earlier, later, 1.0, new=np.ones(SHAPE, bool)).changes:
+        if not change.labels_before:
+            assert change.kind == 'new'
+            inside = np.isin(later, change.labels_after)
+            assert (earlier[inside] > 0).mean() < LEAST_OVERLAP
+        else:
+            assert change.kind != 'new'
 
 
 @many

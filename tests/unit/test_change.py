@@ -418,3 +418,21 @@ class TestTracks:
         assert table['parent'].dtype == 'Int64'
         assert table['parent'].isna().all()
         assert table.loc[1, 'merged_into'] is pd.NA
+
+
+def test_a_large_new_lesion_that_swallows_a_speck_is_new_where_a_detector_marked_it():
+    earlier, later = np.zeros((2, 30, 30, 30), int)
+    later[5:20, 5:20, 5:20] = 1
+    earlier[6:8, 6:8, 6:8] = 1
+    earlier[10:12, 10:12, 10:12] = 2
+    marked = later > 0
+    kinds = [change.kind for change in compare_visits(earlier, later, 1.0, new=marked).changes]
+    assert sorted(kinds) == ['new', 'unconfirmed', 'unconfirmed']
+    # Without the detector, or without its mark, the old lesions are in it.
+    for new in (None, marked & False):
+        (change,) = compare_visits(earlier, later, 1.0, new=new).changes
+        assert change.kind == 'merged'
+    # More than a tenth of it was there before: it grew.
+    earlier[5:20, 5:20, 5:8] = 1
+    kinds = [change.kind for change in compare_visits(earlier, later, 1.0, new=marked).changes]
+    assert 'new' not in kinds
