@@ -39,9 +39,10 @@ stable; several that become fewer are merged, and split if they become more. Les
 {change.LEAST_LESION_MM3:g} mm3 (Anima) that only the later or the earlier visit shows are new or
 resolved, smaller ones unconfirmed. """
 JUDGED_METHODS = f"""\
-Where the network for new lesions looked at both visits, a lesion that only the later one shows is
-new, whatever its size, if the network marked more than {100 * change.SUPPORT:.0f} % of it, and
-unconfirmed if not. """
+Where the network for new lesions looked at both visits, a lesion that only the later one shows, or
+of which earlier ones cover less than {100 * change.LEAST_OVERLAP:.0f} %, is new, whatever its size,
+if the network marked more than {100 * change.SUPPORT:.0f} % of it; one that only the later visit
+shows is unconfirmed if not. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '
     'only as good as these: look at every new, enlarged and resolved lesion before you count it.'
