@@ -1,6 +1,6 @@
 """The networks against manual masks of real patients, and on drawn heads that were held out.
 
-    python benchmarks/networks.py brain --data DATA
+    python benchmarks/networks.py brain --data DATA [--model ljub01=FOLDER ...] [--anatomy template]
     python benchmarks/networks.py lesions --data DATA [--model cs07=FOLDER --model cs19=FOLDER]
     python benchmarks/networks.py uncertainty --data DATA [--model ...] [--samples 20]
     python benchmarks/networks.py heads --data DATA --heads CACHE
@@ -53,6 +53,7 @@ from msapp.training.recipe import load_recipe
 # Its manual brain mask is too large (see the README of the data).
 WRONG_MASK = 'sub-ljub19'
 LJUBLJANA = 'ljubljana-longitudinal'
+LEAST_BRAIN_DICE = 0.95
 CASES = ('cs07', 'cs19')
 INPUTS = {'both': ('FLAIR', 'T1w'), 'FLAIR': ('FLAIR',), 'T1w': ('T1w',)}
 TEMPLATE = 'template'
@@ -71,7 +72,7 @@ def main() -> None:
     )
     parser.add_argument('command', choices=COMMANDS)
     parser.add_argument('--data', type=Path, required=True)
-    parser.add_argument('--model', action='append', default=[], help='FOLDER, or CASE=FOLDER')
+    parser.add_argument('--model', action='append', default=[], help='FOLDER, or PERSON=FOLDER')
     parser.add_argument('--anatomy', default='anatomy', help='model, or template')
     parser.add_argument('--heads', type=Path)
     parser.add_argument(
@@ -85,6 +86,12 @@ def main() -> None:
     COMMANDS[given.command](given)
     peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
     print(f'Peak memory of this process: {peak_gb:.2f} GB')
+
+
+def chosen_model(person: str, given: argparse.Namespace, *, default: str) -> str:
+    """Return the name or folder of the model that a person is measured with."""
+    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
+    return chosen.get(person) or chosen.get('') or default
 
 
 # --- Brain masks --------------------------------------------------------------------------------
@@ -114,12 +121,16 @@ def heads_with_masks(
 
 def compare_brains(given: argparse.Namespace) -> None:
     """Compare brain masks on the grid of the manual mask."""
-    find_brain = brain_finder(given.anatomy)
+    finders: dict[str, Callable[[nib.Nifti1Image], nib.Nifti1Image]] = {}
     rows = []
     for name, image, manual, to_image in heads_with_masks(given.data):
         corrected = correct_bias(nib.as_closest_canonical(image))
+        person = name.split()[0].removeprefix('sub-')
+        model = chosen_model(person, given, default=given.anatomy)
+        if model not in finders:
+            finders[model] = brain_finder(model)
         begin = time.perf_counter()
-        brain = find_brain(corrected)
+        brain = finders[model](corrected)
         seconds = time.perf_counter() - begin
         found, true = mask_on_grid(brain, manual, to_image), np.asanyarray(manual.dataobj) > 0
         ml = geometry.voxel_volume_mm3(manual) / 1000
@@ -137,8 +148,9 @@ def compare_brains(given: argparse.Namespace) -> None:
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
     print(
-        f'Brain Dice of {given.anatomy}: mean {table["dice"].mean():.3f}, lowest '
-        f'{table["dice"].min():.3f}, n = {len(table)} images; none was in the training.'
+        f'Brain Dice of {", ".join(finders)}: mean {table["dice"].mean():.3f}, lowest '
+        f'{table["dice"].min():.3f}, {(table["dice"] >= LEAST_BRAIN_DICE).sum()} at '
+        f'{LEAST_BRAIN_DICE:g} or more, n = {len(table)} images.'
     )
 
 
@@ -204,9 +216,8 @@ def without_needs(spec: ModelSpec) -> ModelSpec:
 
 
 def model_of(name: str, given: argparse.Namespace) -> ModelSpec:
-    """Return the model that a patient is measured with."""
-    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
-    return load_spec(chosen.get(name) or chosen.get('') or 'lesions')
+    """Return the model that a patient's lesions are measured with."""
+    return load_spec(chosen_model(name, given, default='lesions'))
 
 
 def print_calibration(kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> None:

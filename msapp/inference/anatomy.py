@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import nibabel as nib
@@ -62,7 +63,7 @@ def predict_zones(
     image = coarse(image, min(spec.spacing_mm) / 2)
     centre = _middle_of_head(image)
     for _ in range(MAX_PASSES):
-        grid = _window(spec, centre)
+        grid = window_about(centre, spec.window, spec.spacing_mm)
         probabilities = _predict(image, network, spec, grid, device)
         brain = 1 - probabilities[0]
         volume_ml = float(brain.sum()) * geometry.voxel_volume_mm3(grid) / MM3_PER_ML
@@ -84,11 +85,13 @@ def _middle_of_head(image: nib.Nifti1Image) -> np.ndarray:
     return geometry.centre_of_mass_mm(geometry.like(data > data.mean(), image))
 
 
-def _window(spec: ModelSpec, centre_mm: np.ndarray) -> nib.Nifti1Image:
-    """Return the grid of one window about a point."""
-    affine = np.diag([*spec.spacing_mm, 1.0])
-    affine[:3, 3] = centre_mm - affine[:3, :3] @ ((np.array(spec.window) - 1) / 2)
-    return nib.Nifti1Image(np.zeros(spec.window, np.uint8), affine)
+def window_about(
+    centre_mm: np.ndarray, shape: Sequence[int], spacing_mm: Sequence[float] | float
+) -> nib.Nifti1Image:
+    """Return the grid of one window about a point, axes towards right, anterior, superior."""
+    affine = np.diag([*np.broadcast_to(spacing_mm, 3), 1.0])
+    affine[:3, 3] = centre_mm - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return nib.Nifti1Image(np.zeros(shape, np.uint8), affine)
 
 
 def _predict(

@@ -27,6 +27,7 @@ from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.synthesis.pairs import PairGenerator
+from msapp.training.brains import BrainCases, read_brains
 from msapp.training.data import (
     Cases,
     Drawn,
@@ -285,6 +286,8 @@ def _real_cases(
     if recipe.task == PAIRS and recipe.data.synthetic_share < 1:
         visits = list(read_visits(recipe, data, cache, leave_out=out))
         return PairCases(visits, recipe, bank) if visits else None
+    if recipe.data.brains and recipe.data.synthetic_share < 1:
+        return BrainCases(read_brains(recipe, data, cache, leave_out=out), recipe)
     chosen = [case for case in recipe.data.real if case.name not in out]
     if not chosen or recipe.data.synthetic_share == 1:
         return None

@@ -46,13 +46,57 @@ class TverskyBCELoss(nn.Module):
         return entropy + index
 
 
-def _dice_ce(**arguments: Any) -> nn.Module:
-    loss: nn.Module = DiceCELoss(to_onehot_y=True, softmax=True, batch=True, **arguments)
-    return loss
+# In a target: of any class but the first, and nobody knows of which.
+SOME_CLASS = 255
+
+
+def merge_classes(logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits of the first class, and of all others together.
+
+    Parameters
+    ----------
+    logits : (B, C, I, J, K) tensor
+
+    Returns
+    -------
+    (B, 2, I, J, K) tensor
+    """
+    return torch.cat([logits[:, :1], logits[:, 1:].logsumexp(dim=1, keepdim=True)], dim=1)
+
+
+class PartialDiceCELoss(nn.Module):
+    """Dice and cross-entropy of all classes, or of the first and the others where no more is known.
+
+    Parameters
+    ----------
+    **arguments
+        Of `monai.losses.DiceCELoss`.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__()
+        self._loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True, **arguments)
+
+    def forward(self, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """Return the loss of logits ``(B, C, I, J, K)`` for a target of classes.
+
+        In a sample with `SOME_CLASS` all classes but the first are one (label-set loss: Fidon et
+        al., MICCAI 2021).
+        """
+        partly = (target == SOME_CLASS).flatten(1).any(dim=1)
+        loss = logits.new_zeros(())
+        for chosen in (~partly, partly):
+            if not chosen.any():
+                continue
+            found, true = logits[chosen], target[chosen]
+            if chosen is partly:
+                found, true = merge_classes(found), (true > 0).long()
+            loss = loss + chosen.float().mean() * self._loss(found, true)
+        return loss
 
 
 LOSSES: Mapping[str, Callable[..., nn.Module]] = {
-    'dice_ce': _dice_ce,
+    'dice_ce': PartialDiceCELoss,
     'tversky_bce': TverskyBCELoss,
 }
 

@@ -10,7 +10,7 @@ import torch
 
 from msapp.networks import build_network
 from msapp.training.data import Item
-from msapp.training.losses import make_loss
+from msapp.training.losses import make_loss, merge_classes
 from msapp.training.recipe import Recipe
 
 
@@ -76,8 +76,7 @@ class Segmentation(lightning.LightningModule):
             if not torch.isnan(score):
                 self.log(f'validation_dice_{name}', score, batch_size=1)
         if self.recipe.classes:
-            brain = torch.cat([logits[:, :1], logits[:, 1:].logsumexp(dim=1, keepdim=True)], dim=1)
-            score = dice_per_class(brain, (batch['target'] > 0).long())[0]
+            score = dice_per_class(merge_classes(logits), (batch['target'] > 0).long())[0]
             self.log('validation_dice_brain', score, batch_size=1, prog_bar=True)
 
     def configure_optimizers(self) -> Any:

@@ -59,6 +59,27 @@ class RealPair(_Frozen):
     transform: str | None = None
 
 
+class RealBrain(_Frozen):
+    """A real head with a manual brain mask, a ``[[data.brains]]`` table.
+
+    Attributes
+    ----------
+    name : str
+        Of the person: folds hold out whole persons.
+    image : str
+        Of any contrast, as it comes from the scanner.
+    brain : str
+        Manual mask.
+    transform : str or None
+        ITK text file that resamples the image onto the mask's space; None if that is its own.
+    """
+
+    name: str
+    image: str
+    brain: str
+    transform: str | None = None
+
+
 class RealVisit(_Frozen):
     """One visit of a real patient, without a mask, a ``[[data.visits]]`` table.
 
@@ -87,9 +108,10 @@ class Data(_Frozen):
     held_out_priors : tuple of str
         Patients whose lesion masks are never painted.
     synthetic_share : float
-        Share of samples that are synthetic; the others come from ``real``, ``pairs`` and
-        ``visits``.
+        Share of samples that are synthetic; the others come from ``real``, ``brains``, ``pairs``
+        and ``visits``.
     real : tuple of RealCase
+    brains : tuple of RealBrain
     pairs : tuple of RealPair
     visits : tuple of RealVisit
         To be paired with themselves.
@@ -105,6 +127,7 @@ class Data(_Frozen):
     held_out_priors: tuple[str, ...] = ()
     synthetic_share: float = Field(default=1.0, ge=0, le=1)
     real: tuple[RealCase, ...] = ()
+    brains: tuple[RealBrain, ...] = ()
     pairs: tuple[RealPair, ...] = ()
     visits: tuple[RealVisit, ...] = ()
     drawn_pairs: int = Field(default=0, ge=0)

@@ -1,0 +1,114 @@
+"""Brain masks of real heads in the training of the anatomy network."""
+
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from msapp.imaging import geometry
+from msapp.training import brains
+from msapp.training.losses import SOME_CLASS, make_loss, merge_classes
+from msapp.training.recipe import load_recipe
+
+SHIFT_MM = 12.0
+
+
+@pytest.fixture
+def recipe():
+    """The shipped recipe with the two heads of `data`."""
+    given = load_recipe('anatomy')
+    heads = [
+        {'name': 'one', 'image': 'one_T1w.nii.gz', 'brain': 'one_mask.nii.gz'},
+        {
+            'name': 'two',
+            'image': 'two_T2w.nii.gz',
+            'brain': 'two_mask.nii.gz',
+            'transform': 'two_xfm.txt',
+        },
+    ]
+    values = given.data.model_dump() | {'brains': heads}
+    return given.model_copy(update={'data': type(given.data)(**values)})
+
+
+@pytest.fixture
+def data(tmp_path):
+    """Two bright balls; the mask of the second one lies elsewhere, and a transform says where."""
+    points = np.indices((100, 100, 100)) * 2.0 - 99
+    ball = np.linalg.norm(points, axis=0) < 70
+    affine = np.diag([2.0, 2, 2, 1])
+    affine[:3, 3] = -99
+    moved = affine.copy()
+    moved[0, 3] += SHIFT_MM
+    image = (ball * 100 + 5).astype(np.float32)
+    for name, contrast, where in (('one', 'T1w', affine), ('two', 'T2w', moved)):
+        nib.save(nib.Nifti1Image(image, affine), tmp_path / f'{name}_{contrast}.nii.gz')
+        nib.save(nib.Nifti1Image(ball.astype(np.uint8), where), tmp_path / f'{name}_mask.nii.gz')
+    to_image = np.eye(4)
+    to_image[0, 3] = -SHIFT_MM
+    geometry.save_transform(tmp_path / 'two_xfm.txt', to_image)
+    return tmp_path
+
+
+@pytest.fixture
+def heads(recipe, data, monkeypatch):
+    # There is no bias to correct.
+    monkeypatch.setattr(brains, 'correct_bias', lambda image: image)
+    return brains.read_brains(recipe, data, data / 'cache')
+
+
+def test_a_mask_is_brought_onto_its_image_by_the_transform(heads):
+    for head in heads:
+        bright = np.asanyarray(head.image.dataobj) > 50
+        mask = np.asanyarray(head.brain.dataobj) > 0
+        assert 2 * (bright & mask).sum() / (bright.sum() + mask.sum()) > 0.97
+        assert np.abs(head.centre_mm).max() < 1
+
+
+def test_heads_of_a_fold_are_left_out_and_others_are_read_again(recipe, data, heads):
+    assert len(heads) == 2
+    for path in data.glob('*.nii.gz'):
+        path.unlink()
+    kept = brains.read_brains(recipe, data, data / 'cache', leave_out=['one'])
+    assert len(kept) == 1
+    assert np.array_equal(kept[0].brain.dataobj, heads[1].brain.dataobj)
+
+
+def test_a_drawn_mask_moves_with_its_head(recipe, heads, monkeypatch):
+    monkeypatch.setattr(brains, 'head_transform', lambda: lambda image: image)
+    cases = brains.BrainCases(heads, recipe)
+    rng = np.random.default_rng(3)
+    centres = []
+    for _ in range(3):
+        item = cases.draw(rng)
+        assert item['image'].shape == item['target'].shape == (1, *recipe.window)
+        assert item['target'].unique().tolist() == [0, SOME_CLASS]
+        bright, mask = item['image'] > 0.5, item['target'] > 0
+        assert 2 * (bright & mask).sum() / (bright.sum() + mask.sum()) > 0.97
+        centres.append(mask.nonzero().float().mean(dim=0))
+    assert torch.stack(centres).std(dim=0)[1:].min() > 0
+
+
+def test_of_a_partly_known_sample_only_the_border_counts():
+    """However the logits of the zones are exchanged, the loss is the same."""
+    torch.manual_seed(0)
+    loss = make_loss('dice_ce', {})
+    logits = torch.randn(1, 4, 3, 3, 3)
+    target = torch.randint(0, 2, (1, 1, 3, 3, 3)) * SOME_CLASS
+    exchanged = logits[:, [0, 3, 1, 2]]
+    assert loss(exchanged, target) == pytest.approx(float(loss(logits, target)), rel=1e-5)
+    merged = merge_classes(logits)
+    assert loss(merged, (target > 0).long()) == pytest.approx(float(loss(logits, target)), rel=1e-5)
+    probability = logits.softmax(dim=1)
+    assert torch.allclose(merged.softmax(dim=1)[:, 1], probability[:, 1:].sum(dim=1), atol=1e-6)
+
+
+def test_a_batch_of_both_kinds_is_weighed_by_their_number():
+    torch.manual_seed(0)
+    loss = make_loss('dice_ce', {})
+    logits = torch.randn(3, 4, 3, 3, 3)
+    target = torch.randint(0, 4, (3, 1, 3, 3, 3))
+    target[2] = (target[2] > 0) * SOME_CLASS
+    expected = (2 * loss(logits[:2], target[:2]) + loss(logits[2:], target[2:])) / 3
+    assert loss(logits, target) == pytest.approx(float(expected), rel=1e-5)
