@@ -24,6 +24,14 @@ FLAIR = 'FLAIR'
 FOLD = 0.25
 # Sulci up to twice as wide may be closed.
 CLOSED_MM = (0.6, 2.4)
+# Bright white matter along the ventricles (Fazekas et al., AJR 149:351, 1987: lines and caps are
+# normal): a band, caps about the horns, and a wide haze, as at the trigones. Ranges of blurs.
+BAND_MM, CAP_MM, HAZE_MM = (1.0, 4.0), (2.0, 5.0), (5.0, 10.0)
+# A ventricle's voxel with less ventricle about it lies in a horn.
+HORN_MM, HORN_SHARE = 5.0, 0.4
+BRIGHTEST_RIM, BRIGHTEST_HAZE = 0.6, 0.4
+# Of white matter, from place to place.
+UNEVEN = 0.06
 # Of tissues of one material, standard deviation.
 TISSUE_SPREAD, GREY_SPREAD = 0.03, 0.06
 
@@ -69,9 +77,10 @@ class Scene:
     halo : (I, J, K) tensor of float32
         Dirty-appearing white matter around lesions, 0 to 1.
     rim : (I, J, K) tensor of float32
-        White matter along the ventricles, where FLAIR is bright in healthy people.
+        White matter along the ventricles, where FLAIR is bright in healthy people, 0 to 1.
     fold : (I, J, K) tensor of float32
-        Smooth variation of grey matter (bright insula and cingulum, cortical inflow).
+        Smooth variation of grey matter (bright insula and cingulum, cortical inflow), and, less, of
+        white matter.
     strength : (I, J, K) tensor of float32
         Variation of lesions' brightness from place to place, about 1.
     """
@@ -133,15 +142,28 @@ def draw_scene(
     """Draw what all channels share."""
     shape, device = tuple(tissues.shape), tissues.device
     white = (zones == ZONES.index('white_matter')).float()
+    rim = _draw_rim(zones, spacing_mm, rng) * white
     halo = torch.zeros_like(lesions)
     if lesions.any():
         halo = (warp.blur(lesions, rng.uniform(1.5, 4.0) / spacing_mm) * 2).clamp(max=1) * white
-    wet = (zones == ZONES.index('ventricles')).float()
-    rim = (warp.blur(wet, rng.uniform(1.0, 2.0) / spacing_mm) * 2).clamp(max=1) * white
     points = warp.control_points(shape, spacing_mm, 25)
     fold = warp.smooth_noise(shape, points, rng, device)[0]
     strength = draw_strength(shape, spacing_mm, rng, device)
     return Scene(tissues, zones, lesions, halo, rim, fold, strength, spacing_mm)
+
+
+def _draw_rim(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
+    """Draw how bright it is about the ventricles in healthy people: see `Scene`."""
+    wet = (zones == ZONES.index('ventricles')).float()
+    horns = wet * (warp.blur(wet, HORN_MM / spacing_mm) < HORN_SHARE)
+    band, caps, haze = (
+        warp.blur(mask, rng.uniform(*width) / spacing_mm)
+        for mask, width in ((wet, BAND_MM), (horns, CAP_MM), (wet, HAZE_MM))
+    )
+    band = (2 * band).clamp(max=1).square()
+    caps = (6 * caps).clamp(max=1) * rng.uniform(0, 1)
+    haze = (2 * haze).clamp(max=1) * rng.uniform(0, BRIGHTEST_HAZE)
+    return torch.maximum(torch.maximum(band, caps), haze)
 
 
 def zone_in(zones: torch.Tensor, *names: str) -> torch.Tensor:
@@ -224,7 +246,9 @@ def paint(
     grey = zone_in(scene.zones, 'cortex', 'deep_grey').float()
     image = image * (1 + grey * rng.uniform(0, FOLD) * scene.fold)
     if family == FLAIR:
-        image = image + rng.uniform(0, 0.4) * scene.rim * scene.rim
+        image = image + rng.uniform(0, BRIGHTEST_RIM) * scene.rim
+        white = zone_in(scene.zones, 'white_matter').float()
+        image = image * (1 + white * rng.uniform(-UNEVEN, UNEVEN) * scene.fold)
         image = _add_flow(image, scene, rng)
     dirty = rng.uniform(0, settings.dirty)
     share = torch.maximum(_soften(scene, rng), dirty * scene.halo)
