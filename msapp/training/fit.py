@@ -42,9 +42,10 @@ from msapp.training.data import (
 )
 from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
 from msapp.training.module import Segmentation
-from msapp.training.pairs import DrawnPairs, PairCases, read_visits
+from msapp.training.pairs import DrawnPairs, PairCases
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
+from msapp.training.visits import read_visits
 
 VALIDATION_SEED = 20240
 CHECKPOINT = 'last.ckpt'

@@ -24,13 +24,14 @@ from msapp.imaging.distance import DistanceMaps, distance_maps
 from msapp.inference.patches import Patch, corners
 from msapp.lesions.candidates import Candidates, find_candidates
 from msapp.networks import build_network
-from msapp.synthesis.pairs import LESION_SHARE, PairGenerator
+from msapp.synthesis.change import LESION_SHARE
+from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import Item
 from msapp.training.losses import make_loss
 from msapp.training.module import dice_per_class
-from msapp.training.pairs import Visits, keep_lesions, swap_visits
 from msapp.training.recipe import Recipe
 from msapp.training.sampling import TrainingPatch, describe_patches, draw_epoch, make_batches
+from msapp.training.visits import Visits, keep_lesions, swap_visits
 
 FOLDER = 'candidates'
 REVERSED = '-reversed'
