@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 import torchio as tio
@@ -23,12 +22,10 @@ from msapp.files import atomic_path
 from msapp.imaging.distance import DistanceMaps, distance_maps
 from msapp.inference.patches import Patch, corners
 from msapp.lesions.candidates import Candidates, find_candidates
-from msapp.networks import build_network
 from msapp.synthesis.change import LESION_SHARE
 from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import Item
-from msapp.training.losses import make_loss
-from msapp.training.module import dice_per_class
+from msapp.training.module import NetworkTraining, dice_per_class
 from msapp.training.recipe import Recipe
 from msapp.training.sampling import TrainingPatch, describe_patches, draw_epoch, make_batches
 from msapp.training.visits import Visits, keep_lesions, swap_visits
@@ -278,15 +275,8 @@ class Epochs(Sampler[list[TrainingPatch]]):
 # --- Network --------------------------------------------------------------------------------------
 
 
-class HybridTraining(lightning.LightningModule):
-    """The hybrid method's network, its loss, and how it is optimised."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        """Make the network of a recipe, with random weights."""
-        super().__init__()
-        self.recipe = recipe
-        self.network = build_network(recipe.architecture.name, recipe.architecture.arguments)
-        self._loss = make_loss(recipe.loss.name, recipe.loss.arguments)
+class HybridTraining(NetworkTraining):
+    """Training of the hybrid method's network: batches of padded patches."""
 
     def training_step(self, batch: Item, _: int) -> torch.Tensor:
         """Return the loss of one batch."""
