@@ -38,8 +38,9 @@ AUGMENTATION_PROBABILITY = 0.3
 NOISE_LEVELS = 0.25
 BIAS_COEFFICIENTS = 0.1
 BIAS_ORDER = 2
-# Candidates of two scanners can span a hemisphere. The network sees 15 voxels at once: a part of
-# such a patch teaches it as much in a hundredth of the time. In use patches are whole.
+# Candidates of two scanners can span a hemisphere: a batch of such patches fits no memory. The
+# network sees 15 voxels at once, so a part of one teaches it as much in a hundredth of the time. In
+# use patches are whole.
 LARGEST_SIDE = 24
 # Of the source: the learning rate is multiplied by this every so many epochs.
 DECAY, DECAY_EPOCHS = 0.1, 4
