@@ -38,8 +38,9 @@ from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
 from msapp.synthesis.pairs import CHANNELS, PairGenerator
 from msapp.training.data import make_pair_settings, read_bank
-from msapp.training.pairs import Visits, pair_with_itself, read_visits
+from msapp.training.pairs import pair_with_itself
 from msapp.training.recipe import load_recipe
+from msapp.training.visits import Visits, read_visits
 
 SPACING_MM = (1.0, 1.0, 1.0)
 # Differencing of two masks: what lies this near to an old lesion is not new.

@@ -14,6 +14,7 @@ from msapp.interfaces.course import AssessDissemination
 from msapp.interfaces.lesions import TakePair, TrackLesions
 from msapp.interfaces.lists import Merge
 from msapp.lesions import change
+from msapp.lesions.matching import LEAST_NEAR, LEAST_OVERLAP, REACH_VOXELS, SUPPORT
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows.lesions import can_find_lesions
@@ -31,8 +32,8 @@ NAME = 'changes_wf'
 OF_PAIR = ('classes', 'rows', 'measures')
 METHODS = f"""\
 Lesions of consecutive visits were linked if they share at least
-{100 * change.LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do so when
-grown by a voxel, for {100 * change.LEAST_NEAR:.0f} %). Linked lesions that change by at least
+{100 * LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do so when
+grown by a voxel, for {100 * LEAST_NEAR:.0f} %). Linked lesions that change by at least
 {100 * change.LEAST_CHANGE:.0f} % (spinalcordtoolbox issue 4786) and more than
 {change.LEAST_CHANGE_MM3:g} mm3 (animaLesionEvolutionDetection) are enlarged or shrunken, else
 stable; several that become fewer are merged, and split if they become more. Lesions of at least
@@ -40,8 +41,8 @@ stable; several that become fewer are merged, and split if they become more. Les
 resolved, smaller ones unconfirmed. """
 JUDGED_METHODS = f"""\
 Where the network for new lesions looked at both visits, a lesion that only the later one shows, or
-of which earlier ones cover less than {100 * change.LEAST_OVERLAP:.0f} %, is new, whatever its size,
-if the network marked more than {100 * change.SUPPORT:.0f} % of it; one that only the later visit
+of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} %, is new, whatever its size,
+if the network marked more than {100 * SUPPORT:.0f} % of it; one that only the later visit
 shows is unconfirmed if not. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '
@@ -73,16 +74,16 @@ LOW_PPV = (
     "of the lesions that the network '{name}' marks, a share of {value:.2f} are lesions (n = {n}): "
     f'no item may rest on it, which needs {LEAST_PPV:g} at least'
 )
-# Limits of `msapp.lesions.change` with their unit and source, for sidecars.
+# Limits of `msapp.lesions.change` and `matching` with their unit and source, for sidecars.
 LIMITS: dict[str, dict[str, Any]] = {
     'LeastOverlap': {
-        'Value': change.LEAST_OVERLAP,
+        'Value': LEAST_OVERLAP,
         'Units': 'share of the smaller lesion',
         'Source': 'animaSegPerfAnalyzer (MSSEG 2016), ivadomed',
     },
     'LeastOverlapGrown': {
-        'Value': change.LEAST_NEAR,
-        'Units': f'share of the smaller lesion, the other grown by {change.REACH_VOXELS} voxel',
+        'Value': LEAST_NEAR,
+        'Units': f'share of the smaller lesion, the other grown by {REACH_VOXELS} voxel',
         'Source': 'msapp; for lesions without another link',
     },
     'LeastChange': {
@@ -96,7 +97,7 @@ LIMITS: dict[str, dict[str, Any]] = {
         'Source': 'animaLesionEvolutionDetection (Anima)',
     },
     'LeastMarked': {
-        'Value': change.SUPPORT,
+        'Value': SUPPORT,
         'Units': 'share of a lesion of the later visit that a network for new lesions marked',
         'Source': 'msapp; where such a network looked at the pair',
     },

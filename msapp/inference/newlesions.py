@@ -41,11 +41,8 @@ def predict_new_lesions(
         later one, the mode of white matter of each scaled to 1.
     brain : (I, J, K) ndarray of bool
         Intersection of both visits' brain masks.
-    network, spec
-        Of a model whose task is ``longitudinal``.
-    flips : bool
-        Average the logits of the brain and of its mirror image.
-    device : torch.device or str
+    network, spec, flips, device
+        As for `msapp.inference.lesions.predict_lesions`; the model's task is ``longitudinal``.
 
     Returns
     -------

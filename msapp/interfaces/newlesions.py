@@ -37,7 +37,7 @@ class _PairInput(NetworkInterfaceInputSpec):
 
 
 class _Pair:
-    """Two visits as the network is fed them; see `msapp.training.pairs`.
+    """Two visits as the network is fed them; see `msapp.training.visits`.
 
     The previous FLAIR, its brain and its white matter are resampled from their own grid once,
     through the affine map onto the current visit. Each FLAIR is scaled by the mode of its own

@@ -1,15 +1,7 @@
 """What became of every lesion between two visits.
 
-Two lesions of different visits are *linked* if they share at least `LEAST_OVERLAP` of the smaller
-one. Lesions that are linked to each other, directly or through others, form a group, and each
-group is one `Change`. The share keeps neighbours apart that only graze each other: one shared
-voxel would otherwise join two old lesions that lie side by side. Lesions without any link get a
-second chance, since a lesion of two voxels across may miss itself where registration is off by a
-voxel: two of them are linked if `LEAST_NEAR` of the smaller one lies in the other grown by
-`REACH_VOXELS`, and of the other in the smaller one grown no fewer voxels. Lesions that already have
-a link are not grown, so that a new lesion beside an old one stays new.
-
-A group is, by the first rule that holds:
+Lesions of different visits that belong together form a group (`msapp.lesions.matching`), and each
+group is one `Change`. It is, by the first rule that holds:
 
 - of one visit only: *new*, *resolved* or *unconfirmed*, see below;
 - *merged* if it has fewer lesions at the later visit, *split* if more, however many there are.
@@ -37,28 +29,30 @@ therefore needs support, and is *unconfirmed* without:
 A lesion that such a detector marked is new as well where all that was there before covers less than
 `LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier mask held. These are
 *unconfirmed* then, for nobody can tell whether they are still there.
-
-Identifiers stay with a lesion from visit to visit. Of lesions that merge, the largest passes its
-identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
-get new ones. In a group of several lesions at both visits those that share most stay one lesion.
-Identifiers that ended never come back: a lesion that resolves and is seen again at the same place
-two visits later is a new lesion with a new identifier (`msapp.lesions.tracks`).
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import ndimage
-from scipy.sparse import csgraph
 
 from msapp.errors import InputError
+from msapp.lesions.matching import (
+    REACH_VOXELS,
+    ROUNDING,
+    SUPPORT,
+    Group,
+    LinkedVisits,
+    check_maps,
+    group_lesions,
+    link_visits,
+    number_by_size,
+)
 
 # Code of each class in a class image; 0 is outside all lesions.
 CLASSES = {
@@ -74,15 +68,6 @@ CLASSES = {
 # Those that a visit's summary counts.
 COUNTED = ('new', 'enlarged', 'shrunken', 'resolved', 'unconfirmed')
 
-# Share of the smaller lesion that both must have in common. A tenth makes a lesion found in
-# animaSegPerfAnalyzer (MSSEG 2016) and in ivadomed.
-LEAST_OVERLAP = 0.10
-# Lesions without a link are grown by this, across faces: 1 mm in `individual`, what a sound rigid
-# registration of one head may leave. Two voxels would join lesions that merely lie near each other.
-REACH_VOXELS = 1
-# Share of the smaller lesion that the other must reach when grown. A lesion moved by one voxel is
-# reached altogether; lesions side by side by less than this, but for the smallest.
-LEAST_NEAR = 0.50
 # spinalcordtoolbox issue 4786: a lesion enlarges or shrinks from 30 % on.
 LEAST_CHANGE = 0.30
 # Anima: growth of no more than this is no new lesion, mm3 (exceeded). Here no change is less
@@ -92,10 +77,6 @@ LEAST_CHANGE_MM3 = 12.0
 NEW_PART = 0.5
 # Anima: smallest lesion, mm3 (itself kept).
 LEAST_LESION_MM3 = 6.0
-# Share of a lesion that a detector of new lesions must have marked (exceeded).
-SUPPORT = 0.5
-# Volumes are sums of voxels; a limit must not depend on the last digit.
-ROUNDING = 1e-6
 DAYS_PER_YEAR = 365.25
 MM3_PER_ML = 1000.0
 
@@ -198,45 +179,6 @@ class Comparison:
         return found
 
 
-class _Visit(NamedTuple):
-    """The lesions of a visit, counted from 0: largest first, then in the order of the array.
-
-    ``numbers`` is the image of that count plus 1, cropped to the lesions of both visits, with a
-    margin of `REACH_VOXELS`; ``labels`` and ``voxels`` are (N,) ndarrays of int.
-    """
-
-    numbers: np.ndarray
-    labels: np.ndarray
-    voxels: np.ndarray
-
-
-class _Pair(NamedTuple):
-    """Two visits; ``links`` and ``shared`` (voxels) are (N, M), ``marked`` is cropped alike.
-
-    ``swallowed`` (N,) tells which earlier lesions lie in a new one.
-    """
-
-    before: _Visit
-    after: _Visit
-    box: tuple[slice, ...]
-    links: np.ndarray
-    shared: np.ndarray
-    swallowed: np.ndarray
-    marked: np.ndarray | None
-    voxel_mm3: float
-
-
-class _Group(NamedTuple):
-    """Lesions linked to each other, as indices in the order of size, and their identifiers."""
-
-    rows: np.ndarray
-    columns: np.ndarray
-    before: list[int]
-    after: list[int]
-    parents: list[int | None]
-    merged_into: list[int | None]
-
-
 def compare_visits(
     earlier: np.ndarray,
     later: np.ndarray,
@@ -287,10 +229,10 @@ def compare_visits(
     check_maps([earlier, later], voxel_mm3, [new])
     if years <= 0:
         raise InputError(f'years between visits must be above 0, got {years}. Check acq_time.')
-    pair = _pair_up(earlier, later, voxel_mm3, new)
+    pair = link_visits(earlier, later, voxel_mm3, new)
     known = number_by_size(earlier) if identifiers is None else identifiers
     free = itertools.count(next_identifier or max(known.values(), default=0) + 1)
-    groups = [_name(pair, *linked, known, free) for linked in _find_groups(pair.links)]
+    groups = group_lesions(pair, known, free)
     changes = [_describe(pair, group, years) for group in groups]
     classes = _paint(pair, groups, [change.kind for change in changes], earlier.shape)
     changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
@@ -312,149 +254,7 @@ def classify_volumes(before_mm3: float, after_mm3: float) -> str:
     return 'enlarged' if change_mm3 > 0 else 'shrunken'
 
 
-def check_maps(
-    visits: Sequence[np.ndarray], voxel_mm3: float, masks: Sequence[np.ndarray | None]
-) -> None:
-    """Refuse label images and masks that cannot be compared."""
-    shapes = {array.shape for array in (*visits, *masks) if array is not None}
-    if len(shapes) > 1 or len(visits[0].shape) != 3:
-        raise InputError(
-            f'lesions of visits must be on one three-dimensional grid, got {sorted(shapes)}. '
-            'Resample all to the individual space.'
-        )
-    for visit, labels in enumerate(visits):
-        if labels.dtype.kind not in 'iu' or labels.min(initial=0) < 0:
-            raise InputError(
-                f'lesion labels of visit {visit} must be whole numbers from 0, got '
-                f'{labels.dtype} from {labels.min(initial=0)}. Label the mask first.'
-            )
-    if not voxel_mm3 > 0:
-        raise InputError(f'the volume of a voxel must be above 0, got {voxel_mm3} mm3.')
-
-
-def _pair_up(
-    earlier: np.ndarray, later: np.ndarray, voxel_mm3: float, new: np.ndarray | None
-) -> _Pair:
-    """Link the lesions of two visits."""
-    box = _box((earlier > 0) | (later > 0))
-    before, after = (_arrange(np.pad(labels[box], REACH_VOXELS)) for labels in (earlier, later))
-    smaller = np.minimum.outer(before.voxels, after.voxels) * (1 - ROUNDING)
-    shared = _count_overlap(before, after, 0)
-    links = shared >= LEAST_OVERLAP * smaller
-    alone = ~links.any(axis=1, keepdims=True) & ~links.any(axis=0, keepdims=True)
-    near = np.minimum(
-        _count_overlap(before, after, REACH_VOXELS), _count_overlap(after, before, REACH_VOXELS).T
-    )
-    links |= alone & (near >= LEAST_NEAR * smaller)
-    swallowed = np.zeros(before.voxels.size, bool)
-    marked = None
-    if new is not None:
-        marked = np.pad(new[box].astype(bool), REACH_VOXELS)
-        seen = np.bincount(after.numbers[marked], minlength=after.voxels.size + 1)[1:]
-        covered = shared.sum(axis=0)
-        little = (covered > 0) & (covered < LEAST_OVERLAP * after.voxels)
-        fresh = little & (seen > SUPPORT * after.voxels)
-        swallowed = links[:, fresh].any(axis=1) & ~links[:, ~fresh].any(axis=1)
-        links[:, fresh] = False
-    return _Pair(before, after, box, links, shared, swallowed, marked, voxel_mm3)
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the box around a mask, of no voxel if it is empty."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else (slice(0, 0),) * mask.ndim
-
-
-def _arrange(labels: np.ndarray) -> _Visit:
-    """Count the lesions of a label image by size; see `_Visit`."""
-    inside = np.flatnonzero(labels)
-    values, first, which, voxels = np.unique(
-        labels.ravel()[inside], return_index=True, return_inverse=True, return_counts=True
-    )
-    order = np.lexsort((first, -voxels))
-    rank = np.empty_like(order)
-    rank[order] = np.arange(1, order.size + 1)
-    numbers = np.zeros(labels.shape, np.int64)
-    numbers.ravel()[inside] = rank[which]
-    return _Visit(numbers, values[order], voxels[order])
-
-
-def number_by_size(labels: np.ndarray) -> dict[int, int]:
-    """Return an identifier for each label, 1 for the largest lesion."""
-    return {int(label): rank for rank, label in enumerate(_arrange(labels).labels, start=1)}
-
-
-def _count_overlap(first: _Visit, second: _Visit, reach: int) -> np.ndarray:
-    """Count the voxels of each second lesion in each first one grown by ``reach``, (N, M)."""
-    inside = np.flatnonzero(second.numbers)
-    strides = [int(np.prod(first.numbers.shape[axis + 1 :])) for axis in range(3)]
-    steps = [sign * stride for stride in strides for sign in (-1, 1)] if reach else []
-    around = np.sort(
-        first.numbers.ravel()[inside + np.array([[0], *([step] for step in steps)])], 0
-    )
-    fresh = around > 0
-    fresh[1:] &= around[1:] != around[:-1]
-    shape = (first.labels.size, second.labels.size)
-    counts = np.zeros(shape, np.int64)
-    owners = np.broadcast_to(second.numbers.ravel()[inside], around.shape)
-    np.add.at(counts, (around[fresh] - 1, owners[fresh] - 1), 1)
-    return counts
-
-
-def _find_groups(links: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return the earlier and the later lesions of each group, in order of size."""
-    before, after = links.shape
-    if before + after == 0:
-        return []
-    graph = np.zeros((before + after,) * 2, bool)
-    graph[:before, before:] = links
-    count, group = csgraph.connected_components(graph, directed=False)
-    return [
-        (np.flatnonzero(group[:before] == number), np.flatnonzero(group[before:] == number))
-        for number in range(count)
-    ]
-
-
-def _name(
-    pair: _Pair,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    known: Mapping[int, int],
-    free: Iterator[int],
-) -> _Group:
-    """Pass the identifiers of a group on, give new ones, and record what broke off or ended."""
-    stays = _match(pair, rows, columns)
-    before = [known[label] for label in pair.before.labels[rows].tolist()]
-    after = [
-        before[stays[index]] if index in stays else next(free) for index in range(len(columns))
-    ]
-    parents: list[int | None] = [None] * len(after)
-    merged_into: list[int | None] = [None] * len(before)
-    if before and after:
-        kin = np.where(pair.links, pair.shared, -1)[np.ix_(rows, columns)]
-        for index in set(range(len(after))) - set(stays):
-            parents[index] = before[kin[:, index].argmax()]
-        for index in set(range(len(before))) - set(stays.values()):
-            merged_into[index] = after[kin[index].argmax()]
-    return _Group(rows, columns, before, after, parents, merged_into)
-
-
-def _match(pair: _Pair, rows: np.ndarray, columns: np.ndarray) -> dict[int, int]:
-    """Choose which earlier lesion each later one of a group is, as positions in the group.
-
-    The largest, where one visit has a single lesion; else those that share most voxels.
-    """
-    links = np.argwhere(pair.links[np.ix_(rows, columns)]).tolist()
-    if min(rows.size, columns.size) > 1:
-        links.sort(key=lambda link: -pair.shared[rows[link[0]], columns[link[1]]])
-    chosen: dict[int, int] = {}
-    for row, column in links:
-        if column not in chosen and row not in chosen.values():
-            chosen[column] = row
-    return chosen
-
-
-def _describe(pair: _Pair, group: _Group, years: float) -> Change:
+def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
     """Measure and classify a group."""
     rows, columns = group.rows, group.columns
     before_mm3 = float(pair.before.voxels[rows].sum() * pair.voxel_mm3)
@@ -481,7 +281,7 @@ def _describe(pair: _Pair, group: _Group, years: float) -> Change:
     )
 
 
-def _classify(pair: _Pair, rows: np.ndarray, columns: np.ndarray) -> str:
+def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
     """Return the class of a group; the rules are those of the module."""
     sides = pair.before.voxels[rows] * pair.voxel_mm3, pair.after.voxels[columns] * pair.voxel_mm3
     large = [int((side >= LEAST_LESION_MM3 * (1 - ROUNDING)).sum()) for side in sides]
@@ -498,7 +298,9 @@ def _classify(pair: _Pair, rows: np.ndarray, columns: np.ndarray) -> str:
     return classify_volumes(sides[0].sum(), sides[1].sum())
 
 
-def _new_part_mm3(pair: _Pair, rows: np.ndarray, columns: np.ndarray, shared_mm3: float) -> float:
+def _new_part_mm3(
+    pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray, shared_mm3: float
+) -> float:
     """Return the growth of a group if it is a new lesion by Anima's rule, else 0."""
     grown_mm3 = pair.after.voxels[columns].sum() * pair.voxel_mm3 - shared_mm3
     least_mm3 = max(NEW_PART * shared_mm3, LEAST_CHANGE_MM3) * (1 + ROUNDING)
@@ -512,7 +314,7 @@ def _new_part_mm3(pair: _Pair, rows: np.ndarray, columns: np.ndarray, shared_mm3
 
 
 def _paint(
-    pair: _Pair, groups: list[_Group], kinds: list[str], shape: tuple[int, ...]
+    pair: LinkedVisits, groups: list[Group], kinds: list[str], shape: tuple[int, ...]
 ) -> np.ndarray:
     """Return the image of classes."""
     earlier = np.zeros(pair.before.labels.size + 1, np.uint8)

@@ -11,14 +11,8 @@ import numpy as np
 import pandas as pd
 
 from msapp.errors import InputError
-from msapp.lesions.change import (
-    MM3_PER_ML,
-    Change,
-    Comparison,
-    check_maps,
-    compare_visits,
-    number_by_size,
-)
+from msapp.lesions.change import MM3_PER_ML, Change, Comparison, compare_visits
+from msapp.lesions.matching import check_maps, number_by_size
 
 # The columns of the table of tracks, each with its meaning and unit.
 TRACK_COLUMNS = {

@@ -42,10 +42,11 @@ from msapp.training.data import (
     read_heads,
 )
 from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
-from msapp.training.module import Segmentation
-from msapp.training.pairs import DrawnPairs, PairCases, read_visits
+from msapp.training.module import NetworkTraining, Segmentation
+from msapp.training.pairs import DrawnPairs, PairCases
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
+from msapp.training.visits import Visits, read_visits
 
 VALIDATION_SEED = 20240
 CHECKPOINT = 'last.ckpt'
@@ -140,7 +141,17 @@ def train(
     checkpoint = out / 'checkpoints' / CHECKPOINT
     resumed = _step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job
-    job = make_job(recipe, data, out / 'cache', fold, device, workers, seed + resumed)
+    job = make_job(
+        _Given(
+            recipe=recipe,
+            data=data,
+            cache=out / 'cache',
+            fold=fold,
+            device=device,
+            workers=workers,
+            seed=seed + resumed,
+        )
+    )
     start = load_network(load_spec(start_from)).state_dict() if start_from else {}
     if start:
         job.module.network.load_state_dict(start)
@@ -159,36 +170,42 @@ def train(
     return out / 'model'
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """What a training is made from; see `train`."""
+
+    recipe: Recipe
+    data: Path
+    cache: Path
+    fold: str | None
+    device: str
+    workers: int
+    seed: int
+
+
 @dataclass(frozen=True)
 class _Job:
     """What is trained, what on, and what becomes of it."""
 
-    module: Segmentation | HybridTraining
+    module: NetworkTraining
     batches: DataLoader[Item]
     validation: DataLoader[Item]
     spec: ModelSpec
 
 
-def _segmentation_job(
-    recipe: Recipe,
-    data: Path,
-    cache: Path,
-    fold: str | None,
-    device: str,
-    workers: int,
-    seed: int,
-) -> _Job:
-    trained_on, held_out = read_heads(recipe, data, cache)
-    bank = read_bank(recipe, data)
-    cases = _real_cases(recipe, data, cache, fold, bank)
-    drawn = _drawn(recipe, trained_on, bank, device)
-    on_gpu = device == 'cuda'
+def _segmentation_job(given: _Given) -> _Job:
+    recipe = given.recipe
+    trained_on, held_out = read_heads(recipe, given.data, given.cache)
+    bank = read_bank(recipe, given.data)
+    cases = _real_cases(given, bank)
+    drawn = _drawn(recipe, trained_on, bank, given.device)
+    on_gpu = given.device == 'cuda'
     batches = DataLoader(
-        Mixture(drawn, cases, recipe.data.synthetic_share, seed),
+        Mixture(drawn, cases, recipe.data.synthetic_share, given.seed),
         batch_size=recipe.schedule.batch,
-        num_workers=0 if on_gpu else workers,
+        num_workers=0 if on_gpu else given.workers,
         worker_init_fn=_one_thread,
-        persistent_workers=not on_gpu and workers > 0,
+        persistent_workers=not on_gpu and given.workers > 0,
     )
     real = TrainingSet(name=cases.description, n=len(cases)) if cases else None
     return _Job(
@@ -200,25 +217,18 @@ def _segmentation_job(
     )
 
 
-def _hybrid_job(
-    recipe: Recipe,
-    data: Path,
-    cache: Path,
-    fold: str | None,
-    device: str,
-    workers: int,
-    seed: int,
-) -> _Job:
-    trained_on, held_out = read_heads(recipe, data, cache)
-    bank = read_bank(recipe, data)
+def _hybrid_job(given: _Given) -> _Job:
+    recipe = given.recipe
+    trained_on, held_out = read_heads(recipe, given.data, given.cache)
+    bank = read_bank(recipe, given.data)
     if bank is None:
         raise UsageError(NO_LESIONS)
-    visits = list(read_visits(recipe, data, cache, leave_out=_left_out(recipe, fold)))
+    visits = _real_visits(given)
     cases, checked = (
         read_drawn_cases(
-            PairGenerator(heads, make_pair_settings(recipe), bank=bank, device=device),
+            PairGenerator(heads, make_pair_settings(recipe), bank=bank, device=given.device),
             count,
-            cache,
+            given.cache,
             prefix=prefix,
             seed=case_seed,
         )
@@ -232,8 +242,8 @@ def _hybrid_job(
         Batches(cases, varied=True),
         # The sampler gives whole batches.
         batch_size=None,
-        sampler=Epochs([patch for case in cases for patch in case.patches()], seed),
-        num_workers=workers,
+        sampler=Epochs([patch for case in cases for patch in case.patches()], given.seed),
+        num_workers=given.workers,
         worker_init_fn=_one_thread,
     )
     validation = DataLoader(
@@ -279,19 +289,27 @@ def describe_model(
     )
 
 
-def _real_cases(
-    recipe: Recipe, data: Path, cache: Path, fold: str | None, bank: LesionBank | None
-) -> Patients | None:
-    out = _left_out(recipe, fold)
-    if recipe.task == PAIRS and recipe.data.synthetic_share < 1:
-        visits = list(read_visits(recipe, data, cache, leave_out=out))
-        return PairCases(visits, recipe, bank) if visits else None
-    if recipe.data.brains and recipe.data.synthetic_share < 1:
-        return BrainCases(read_brains(recipe, data, cache, leave_out=out), recipe)
-    chosen = [case for case in recipe.data.real if case.name not in out]
-    if not chosen or recipe.data.synthetic_share == 1:
+def _real_cases(given: _Given, bank: LesionBank | None) -> Patients | None:
+    recipe = given.recipe
+    if recipe.data.synthetic_share == 1:
         return None
-    return Cases([read_case(case, recipe, data, cache) for case in chosen], recipe, bank)
+    if recipe.task == PAIRS:
+        visits = _real_visits(given)
+        return PairCases(visits, recipe, bank) if visits else None
+    out = _left_out(recipe, given.fold)
+    if recipe.data.brains:
+        heads = read_brains(recipe, given.data, given.cache, leave_out=out)
+        return BrainCases(heads, recipe) if heads else None
+    chosen = [case for case in recipe.data.real if case.name not in out]
+    if not chosen:
+        return None
+    read = [read_case(case, recipe, given.data, given.cache) for case in chosen]
+    return Cases(read, recipe, bank)
+
+
+def _real_visits(given: _Given) -> list[Visits]:
+    out = _left_out(given.recipe, given.fold)
+    return list(read_visits(given.recipe, given.data, given.cache, leave_out=out))
 
 
 def _mix(

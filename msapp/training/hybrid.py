@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning
 import numpy as np
 import torch
 import torchio as tio
@@ -23,14 +22,13 @@ from msapp.files import atomic_path
 from msapp.imaging.distance import DistanceMaps, distance_maps
 from msapp.inference.patches import Patch, corners
 from msapp.lesions.candidates import Candidates, find_candidates
-from msapp.networks import build_network
-from msapp.synthesis.pairs import LESION_SHARE, PairGenerator
+from msapp.synthesis.change import LESION_SHARE
+from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import Item
-from msapp.training.losses import make_loss
-from msapp.training.module import dice_per_class
-from msapp.training.pairs import Visits, keep_lesions, swap_visits
+from msapp.training.module import NetworkTraining, dice_per_class
 from msapp.training.recipe import Recipe
 from msapp.training.sampling import TrainingPatch, describe_patches, draw_epoch, make_batches
+from msapp.training.visits import Visits, keep_lesions, swap_visits
 
 FOLDER = 'candidates'
 REVERSED = '-reversed'
@@ -40,8 +38,9 @@ AUGMENTATION_PROBABILITY = 0.3
 NOISE_LEVELS = 0.25
 BIAS_COEFFICIENTS = 0.1
 BIAS_ORDER = 2
-# Candidates of two scanners can span a hemisphere. The network sees 15 voxels at once: a part of
-# such a patch teaches it as much in a hundredth of the time. In use patches are whole.
+# Candidates of two scanners can span a hemisphere: a batch of such patches fits no memory. The
+# network sees 15 voxels at once, so a part of one teaches it as much in a hundredth of the time. In
+# use patches are whole.
 LARGEST_SIDE = 24
 # Of the source: the learning rate is multiplied by this every so many epochs.
 DECAY, DECAY_EPOCHS = 0.1, 4
@@ -277,15 +276,8 @@ class Epochs(Sampler[list[TrainingPatch]]):
 # --- Network --------------------------------------------------------------------------------------
 
 
-class HybridTraining(lightning.LightningModule):
-    """The hybrid method's network, its loss, and how it is optimised."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        """Make the network of a recipe, with random weights."""
-        super().__init__()
-        self.recipe = recipe
-        self.network = build_network(recipe.architecture.name, recipe.architecture.arguments)
-        self._loss = make_loss(recipe.loss.name, recipe.loss.arguments)
+class HybridTraining(NetworkTraining):
+    """Training of the hybrid method's network: batches of padded patches."""
 
     def training_step(self, batch: Item, _: int) -> torch.Tensor:
         """Return the loss of one batch."""

@@ -1,4 +1,4 @@
-"""The Lightning module of every network of msapp."""
+"""Networks as Lightning trains them: what all kinds share, and those that see images."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def dice_per_class(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return torch.stack(scores)
 
 
-class Segmentation(lightning.LightningModule):
-    """A network, its loss, and how it is optimised."""
+class NetworkTraining(lightning.LightningModule):
+    """A network and its loss; steps and optimiser are those of the kind of network."""
 
     def __init__(self, recipe: Recipe) -> None:
         """Make the network of a recipe, with random weights."""
@@ -53,6 +53,10 @@ class Segmentation(lightning.LightningModule):
         self.recipe = recipe
         self.network = build_network(recipe.architecture.name, recipe.architecture.arguments)
         self._loss = make_loss(recipe.loss.name, recipe.loss.arguments)
+
+
+class Segmentation(NetworkTraining):
+    """Training of a network that sees an image, or a window of it."""
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Return logits."""

@@ -1,58 +1,28 @@
-"""What a network for new lesions is fed: drawn pairs, and pairs of real patients' visits.
-
-Real visits are brought into one space as the app does it: N4, midpoint space of 1 mm, the earlier
-visit by its affine registration to the later one, one interpolation each. Intensities are scaled
-by white matter's mode alone: landmarks of the whole histogram would move with the lesions that
-came. Both visits are shown inside the intersection of their brain masks.
-"""
+"""What a network for new lesions is fed: drawn pairs, and patches of real patients' visits."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import torch
 import torchio as tio
-from scipy import ndimage
 
-from msapp.files import atomic_path
-from msapp.imaging import geometry
-from msapp.imaging.brain import BrainExtraction, extract_brain, mask_on_grid
-from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
-from msapp.imaging.midpoint import find_midpoint
-from msapp.imaging.registration import register_linear
 from msapp.inference.normalise import clip_white_matter
 from msapp.synthesis import appearance, warp
 from msapp.synthesis.appearance import FLAIR
+from msapp.synthesis.change import LESION_SHARE, became, draw_new, drop_unseen
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import SHAPE as BANK_SHAPE
 from msapp.synthesis.lesion_bank import LesionBank, LoadSettings
-from msapp.synthesis.pairs import (
-    CHANNELS,
-    DIMMEST,
-    LESION_SHARE,
-    PairGenerator,
-    PairSettings,
-    Slices,
-    became,
-    draw_new,
-    draw_offset,
-    draw_rigid,
-    drop_unseen,
-    stack_of,
-    unstack,
-)
-from msapp.training.data import Item, load_image, make_pair_settings
-from msapp.training.recipe import RealPair, RealVisit, Recipe
+from msapp.synthesis.pairs import CHANNELS, DIMMEST, PairGenerator, PairSettings, draw_rigid
+from msapp.synthesis.scanners import Slices, draw_offset, stack_of, unstack
+from msapp.training.data import Item, make_pair_settings
+from msapp.training.recipe import Recipe
+from msapp.training.visits import Visits, keep_lesions, swap_visits
 
-FOLDER = 'pairs'
-MARGIN_VOXELS = 4
-# The smallest sides of what is kept of a head; patches are cut from it.
-SMALLEST_SIDE = 96
 # Errors of white matter's estimated mode: of both visits alike, and of each.
 SHARED_ERROR, OWN_ERROR = 0.06, 0.03
 # Share of patches that show two visits; in the others one visit is paired with itself.
@@ -65,210 +35,9 @@ NEW_PAINTED, OLD_PAINTED = 0.7, 0.3
 OLD = LoadSettings(none=0, patient=0.7, second=0, thinned=1.0, singles=4)
 # New lesions are painted where tissue is not bright already, relative to white matter.
 BRIGHT = 1.25
-# Lesions are brighter than white matter's mode by a tenth at least.
-HYPERINTENSE = 1.1
 SOFTEST_BORDER_MM = 0.8
 CONTRAST_SPREAD = 0.08
 AXIAL = 2
-
-
-@dataclass(frozen=True)
-class Visits:
-    """Two visits of a patient in one space, or one visit twice.
-
-    Attributes
-    ----------
-    name : str
-    images : (2, I, J, K) tensor of float32
-        FLAIR of the earlier and the later visit; the mode of white matter is 1, 0 outside the
-        brain.
-    white : (I, J, K) tensor of float32
-        Probability of white matter.
-    increase, decrease : (I, J, K) tensor of bool
-        Manual masks of what became lesion, and of what ceased to be one.
-    affine : (4, 4) ndarray
-        Voxels to world; axes towards right, anterior, superior, 1 mm.
-    from_mni : (4, 4) ndarray
-        World of MNI152NLin2009aSym to this world.
-    slice_mm : (2,) ndarray
-        Thickness of the visits' slices, mm.
-    paired : bool
-        Whether there are two visits.
-    """
-
-    name: str
-    images: torch.Tensor
-    white: torch.Tensor
-    increase: torch.Tensor
-    decrease: torch.Tensor
-    affine: np.ndarray
-    from_mni: np.ndarray
-    slice_mm: np.ndarray
-    paired: bool
-
-    def save(self, path: Path) -> None:
-        """Write an ``.npz`` file; intensities keep three digits."""
-        with atomic_path(path) as temporary, temporary.open('wb') as stream:
-            np.savez_compressed(
-                stream,
-                images=self.images.numpy().astype(np.float16),
-                white=self.white.numpy().astype(np.float16),
-                increase=self.increase.numpy(),
-                decrease=self.decrease.numpy(),
-                affine=self.affine,
-                from_mni=self.from_mni,
-                slice_mm=self.slice_mm,
-                paired=self.paired,
-            )
-
-    @classmethod
-    def load(cls, path: Path) -> Visits:
-        """Read what `save` wrote."""
-        with np.load(path) as file:
-            return cls(
-                name=path.stem,
-                images=torch.from_numpy(file['images'].astype(np.float32)),
-                white=torch.from_numpy(file['white'].astype(np.float32)),
-                increase=torch.from_numpy(file['increase']),
-                decrease=torch.from_numpy(file['decrease']),
-                affine=file['affine'],
-                from_mni=file['from_mni'],
-                slice_mm=file['slice_mm'],
-                paired=bool(file['paired']),
-            )
-
-
-# --- Preparation ----------------------------------------------------------------------------------
-
-
-def read_visits(
-    recipe: Recipe, data: Path, cache: Path, *, leave_out: Collection[str] = ()
-) -> Iterator[Visits]:
-    """Give the real pairs and single visits of a recipe; each is prepared once and kept.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    data, cache : Path
-        Folder of the data; folder that gets ``pairs/NAME.npz``.
-    leave_out : collection of str
-        Names that are neither prepared nor given.
-
-    Raises
-    ------
-    InputError
-        If a file is missing.
-    """
-    makers: dict[str, Callable[[], Visits]] = {
-        pair.name: partial(_prepare_pair, pair, data) for pair in recipe.data.pairs
-    }
-    makers |= {visit.name: partial(_prepare_visit, visit, data) for visit in recipe.data.visits}
-    for name, make in makers.items():
-        if name in leave_out:
-            continue
-        path = cache / FOLDER / f'{name}.npz'
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            make().save(path)
-        yield Visits.load(path)
-
-
-def _prepare_pair(pair: RealPair, data: Path) -> Visits:
-    """Bring two visits into one space."""
-    images = [_read_corrected(data / path) for path in (pair.previous, pair.current)]
-    found = [extract_brain(image) for image in images]
-    midpoint = find_midpoint(
-        images, [brain.brain for brain in found], [brain.from_mni for brain in found]
-    )
-    to_previous, to_current = midpoint.to_visit
-    affine = register_linear(
-        images[1],
-        images[0],
-        kind='Affine',
-        mask=found[1].brain,
-        initial=to_previous @ np.linalg.inv(to_current),
-    )
-    to_visits = [affine @ to_current, to_current]
-    to_masks = np.eye(4)
-    if pair.transform is not None:
-        # What resamples the visit onto the masks' space takes points from there to the visit.
-        to_masks = np.linalg.inv(geometry.load_transform(data / pair.transform))
-    masks = [
-        geometry.resample_mask(
-            load_image(data / path), geometry.individual_grid(), to_masks @ to_current
-        )
-        for path in (pair.increase, pair.decrease)
-    ]
-    return _gather(pair.name, images, found, to_visits, midpoint.from_mni, masks)
-
-
-def _prepare_visit(visit: RealVisit, data: Path) -> Visits:
-    """Bring one visit to the axes of MNI."""
-    image = _read_corrected(data / visit.image)
-    found = extract_brain(image)
-    midpoint = find_midpoint([image], [found.brain], [found.from_mni])
-    nothing = np.zeros(geometry.MNI_SHAPE, bool)
-    return _gather(
-        visit.name, [image], [found], midpoint.to_visit, midpoint.from_mni, [nothing, nothing]
-    )
-
-
-def _read_corrected(path: Path) -> nib.Nifti1Image:
-    return correct_bias(nib.as_closest_canonical(load_image(path)))
-
-
-def _gather(
-    name: str,
-    images: Sequence[nib.Nifti1Image],
-    found: Sequence[BrainExtraction],
-    to_visits: Sequence[np.ndarray],
-    from_mni: np.ndarray,
-    masks: Sequence[np.ndarray],
-) -> Visits:
-    """Resample visits once each, scale them, and cut the brain out."""
-    grid = geometry.individual_grid()
-    scaled, whites, brains = [], [], []
-    for image, brain, transform in zip(images, found, to_visits, strict=True):
-        inside = mask_on_grid(brain.brain, grid, transform)
-        white = geometry.resample(brain.white_matter, grid, transform)
-        values = geometry.resample(image, grid, transform)
-        scaled.append(normalize(values, (white > CERTAIN_WHITE_MATTER) & inside))
-        whites.append(white)
-        brains.append(inside)
-    both = np.logical_and.reduce(brains)
-    box = _box_of(both)
-    affine = grid.affine.copy()
-    affine[:3, 3] = nib.affines.apply_affine(grid.affine, [side.start for side in box])
-    shown = [torch.from_numpy((image * both)[box]) for image in scaled]
-    thickness = [max(geometry.spacing_mm(image)) for image in images]
-    increase, decrease = (torch.from_numpy((mask & both)[box]) for mask in masks)
-    return Visits(
-        name=name,
-        images=torch.stack([shown[0], shown[-1]]),
-        white=torch.from_numpy((whites[-1] * both)[box]),
-        increase=increase,
-        decrease=decrease,
-        affine=affine,
-        from_mni=from_mni,
-        slice_mm=np.array([thickness[0], thickness[-1]]),
-        paired=len(images) > 1,
-    )
-
-
-def _box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the box about a mask, with a margin, as large as a patch at least."""
-    box = []
-    for side, length in zip(
-        ndimage.find_objects(mask.astype(np.uint8))[0], mask.shape, strict=True
-    ):
-        start, stop = side.start - MARGIN_VOXELS, side.stop + MARGIN_VOXELS
-        short = max(0, SMALLEST_SIDE - (stop - start))
-        start = max(0, start - short // 2)
-        box.append(slice(start, min(length, max(stop + short, start + SMALLEST_SIDE))))
-    return tuple(box)
-
-
-# --- Patches --------------------------------------------------------------------------------------
 
 
 def pair_transform(*, noisy: bool = False) -> tio.Transform:
@@ -312,43 +81,6 @@ class Patch:
     affine: np.ndarray
     from_mni: np.ndarray
     slice_mm: np.ndarray
-
-
-def swap_visits(visits: Visits) -> Visits:
-    """Return the visits in reverse: what ceased to be lesion becomes one."""
-    return replace(
-        visits,
-        images=visits.images.flip(0),
-        increase=visits.decrease,
-        decrease=visits.increase,
-        slice_mm=visits.slice_mm[::-1],
-    )
-
-
-def keep_lesions(visits: Visits) -> Visits:
-    """Drop from the manual masks of change what no reader would take for a lesion.
-
-    They mark regions of change, among them basal ganglia, choroid and fluid that are brighter at
-    another scanner. A lesion that came is brighter than white matter, and than it was before;
-    one that went was.
-    """
-    earlier, later = visits.images
-    return replace(
-        visits,
-        increase=_brighter(visits.increase, later, earlier),
-        decrease=_brighter(visits.decrease, earlier, later),
-    )
-
-
-def _brighter(mask: torch.Tensor, bright: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """Keep the components whose median is that of a lesion in one image and lower in the other."""
-    labels, count = ndimage.label(mask.numpy(), np.ones((3, 3, 3)))
-    numbers = np.arange(1, count + 1)
-    there, before = (
-        np.asarray(ndimage.median(image.numpy(), labels, numbers)) for image in (bright, other)
-    )
-    keep = np.concatenate([[False], (there >= HYPERINTENSE) & (there > before)])
-    return torch.from_numpy(keep[labels])
 
 
 def cut_patch(visits: Visits, corner: Sequence[int], shape: Sequence[int]) -> Patch:

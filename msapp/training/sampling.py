@@ -23,10 +23,6 @@ from msapp.lesions.candidates import patch_of
 from msapp.lesions.instances import measure_instances
 
 BATCH = 32
-# Voxels of a batch after padding, 32 patches of 31 voxels on each side: training takes about 3
-# GB for these. Without N4 and affine registration a candidate can span the brain, and 32 patches of
-# its size would fit no memory.
-MAX_VOXELS = 1_000_000
 EXTRA_SHARE = 0.30
 INFRATENTORIAL_OF_EXTRA = 0.85
 TRUE_OF_INFRATENTORIAL = 0.33
@@ -195,14 +191,12 @@ def make_batches(
     seed: int,
     epoch: int = 0,
     size: int = BATCH,
-    max_voxels: int | None = MAX_VOXELS,
 ) -> list[list[TrainingPatch]]:
     """Part the patches of an epoch into batches of like sizes, in random order.
 
     The patches are parted in two by one of their sides, again and again, where it saves most
-    padding. All batches but one have ``size`` patches, and those of very large patches fewer.
-    The result can be the ``batch_sampler`` of a `torch.utils.data.DataLoader` whose data set takes
-    patches as keys.
+    padding. All batches but one have ``size`` patches. The result can be the ``batch_sampler`` of a
+    `torch.utils.data.DataLoader` whose data set takes patches as keys.
 
     Parameters
     ----------
@@ -212,8 +206,6 @@ def make_batches(
         The same two give the same batches.
     size : int
         Patches of a batch.
-    max_voxels : int or None
-        Batches that have more voxels after padding are parted further, until one patch is left.
 
     Raises
     ------
@@ -224,7 +216,7 @@ def make_batches(
         raise ValueError(f'size must be at least 1, got {size}')
     rng = np.random.default_rng([seed, epoch])
     mixed = [patches[index] for index in rng.permutation(len(patches))]
-    batches = list(_part(mixed, size, max_voxels)) if mixed else []
+    batches = list(_part(mixed, size)) if mixed else []
     return [batches[index] for index in rng.permutation(len(batches))]
 
 
@@ -296,16 +288,12 @@ def _draw(
     return [*pool] * rounds + [pool[index] for index in chosen]
 
 
-def _part(
-    patches: list[TrainingPatch], size: int, max_voxels: int | None
-) -> Iterator[list[TrainingPatch]]:
-    shapes = np.array([patch.shape for patch in patches])
-    too_large = max_voxels is not None and _padded_voxels(shapes) > max_voxels
-    if len(patches) == 1 or (len(patches) <= size and not too_large):
+def _part(patches: list[TrainingPatch], size: int) -> Iterator[list[TrainingPatch]]:
+    if len(patches) <= size:
         yield patches
         return
-    for part in _best_cut(shapes, size if len(patches) > size else 1):
-        yield from _part([patches[index] for index in part], size, max_voxels)
+    for part in _best_cut(np.array([patch.shape for patch in patches]), size):
+        yield from _part([patches[index] for index in part], size)
 
 
 def _best_cut(shapes: np.ndarray, step: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,8 +10,9 @@ import pandas as pd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from msapp.lesions.change import CLASSES, LEAST_OVERLAP, Comparison, compare_visits
+from msapp.lesions.change import CLASSES, Comparison, compare_visits
 from msapp.lesions.instances import label_instances
+from msapp.lesions.matching import LEAST_OVERLAP
 from msapp.lesions.tracks import track_lesions
 
 many = settings(max_examples=100, deadline=None)

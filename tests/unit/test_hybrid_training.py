@@ -23,9 +23,9 @@ from msapp.training.hybrid import (
     patch_transform,
     read_real_cases,
 )
-from msapp.training.pairs import Visits
 from msapp.training.recipe import load_recipe
 from msapp.training.sampling import draw_epoch, make_batches
+from msapp.training.visits import Visits
 
 
 @pytest.fixture

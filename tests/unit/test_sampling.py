@@ -237,13 +237,6 @@ def test_little_is_padded_where_sizes_vary_as_those_of_candidates():
     assert padding(make_batches(patches, seed=0)) < 0.45
 
 
-def test_patches_too_large_for_one_batch_get_several():
-    patches = [*some(3, shape=(90, 90, 90)), *some(29, shape=(7, 7, 7))]
-    assert sorted(map(len, make_batches(patches, seed=0))) == [1, 1, 1, 29]
-    assert sorted(map(len, make_batches(patches, seed=0, max_voxels=1_500_000))) == [1, 2, 29]
-    assert [len(batch) for batch in make_batches(patches, seed=0, max_voxels=None)] == [32]
-
-
 def test_batches_come_in_an_order_of_the_seed():
     epoch = draw_epoch(everything(), seed=0)
     assert make_batches(epoch, seed=0) == make_batches(epoch, seed=0)

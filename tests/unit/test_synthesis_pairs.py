@@ -9,12 +9,11 @@ import pytest
 import torch
 from scipy import ndimage
 
-from msapp.synthesis import pairs
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.heads import NAMES, Head
-from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
-from msapp.synthesis.pairs import PairGenerator, PairSettings, Slices
+from msapp.synthesis.lesion_bank import LoadSettings
+from msapp.synthesis.pairs import PairGenerator, PairSettings, misplace
 from msapp.synthesis.warp import WarpSettings
 
 STILL = WarpSettings(rotation_deg=0, scale=0, shear=0, elastic=())
@@ -34,15 +33,6 @@ def head():
     affine = np.eye(4)
     affine[:3, 3] = -31.5
     return Head('ball', tissues, affine, np.eye(4))
-
-
-@pytest.fixture(scope='module')
-def bank():
-    """A patient with a lesion on the right, and a component of 125 mm3 in front of the origin."""
-    mask = np.zeros(SHAPE, bool)
-    mask[100:106, 122:130, 68:76] = True  # about x = 12, y = 0, z = 0 mm
-    component = np.argwhere(np.ones((5, 5, 5))) + np.array([89, 138, 70])
-    return LesionBank([mask], [component])
 
 
 def draw(head, bank, seed=0, **changes):
@@ -130,24 +120,12 @@ def test_misplaced_points_move_by_no_more_than_asked():
     settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, turn_deg=0, bend_mm=0)
     points = torch.randn(3, 8, 8, 8)
     shifts = [
-        (pairs.misplace(points, 1.0, np.random.default_rng(seed), settings) - points)
+        (misplace(points, 1.0, np.random.default_rng(seed), settings) - points)
         for seed in range(10)
     ]
     lengths = torch.stack([shift.norm(dim=0) for shift in shifts])
     assert lengths.max() <= 1.0 + 1e-4
     assert lengths.max() > 0.5
-
-
-def test_a_stack_of_slices_holds_their_means_and_comes_back_in_place():
-    ramp = torch.arange(24.0).expand(4, 4, 24)
-    slices = Slices(axis=2, thickness_mm=4.0)
-    stack, padded = pairs.stack_of(ramp, 1.0, slices, 0)
-    assert stack[0, 0, :3].tolist() == [1.5, 5.5, 9.5]
-    back = pairs.unstack(stack, padded, 2, 0, 24)
-    assert torch.allclose(back[..., 2:20], ramp[..., 2:20])
-    moved, padded = pairs.stack_of(ramp, 1.0, slices, 2)
-    assert moved[0, 0, 1].item() == 3.5
-    assert torch.allclose(pairs.unstack(moved, padded, 2, 2, 24)[..., 4:18], ramp[..., 4:18])
 
 
 def test_one_scanner_keeps_its_slices_and_two_scanners_their_own(head, bank):
@@ -168,44 +146,3 @@ def test_one_scanner_keeps_its_slices_and_two_scanners_their_own(head, bank):
     generator.settings = replace(generator.settings, same_scanner=0)
     first, second = generator._scanners(np.random.default_rng(0))
     assert first.slices != second.slices
-
-
-def test_new_lesions_do_not_touch_old_ones(bank):
-    settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, new=50.0, another=0)
-    old = np.zeros(SHAPE, bool)
-    old[:, :141] = True
-    rng = np.random.default_rng(0)
-    drawn = [pairs.draw_new(bank, old, rng, settings) for _ in range(5)]
-    assert any(new.any() for new in drawn)
-    for new in drawn:
-        assert not new[:, :142].any()
-
-
-@pytest.mark.parametrize('volume_mm3', [400.0, 1500.0, 5000.0])
-def test_a_component_is_scaled_to_a_volume_about_its_middle(volume_mm3):
-    voxels = np.argwhere(np.ones((5, 6, 4), bool)) + np.array([90, 100, 80])
-    scaled = pairs._scale_to(voxels, volume_mm3)
-    assert len(scaled) == pytest.approx(volume_mm3, rel=0.05)
-    assert np.abs(scaled.mean(axis=0) - voxels.mean(axis=0)).max() <= 1
-
-
-def test_lesions_of_another_patient_appear_but_for_those_that_are_there(bank):
-    settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, new=0.0, another=1.0)
-    rng = np.random.default_rng(0)
-    assert pairs.draw_new(bank, np.zeros(SHAPE, bool), rng, settings).sum() == 6 * 8 * 8
-    assert not pairs.draw_new(bank, np.ones(SHAPE, bool), rng, settings).any()
-
-
-def test_only_what_was_none_becomes_lesion():
-    share, before = torch.tensor([0.4, 0.6, 0.9, 0.9]), torch.tensor([0.0, 0.0, 0.5, 0.6])
-    assert pairs.became(share, before).tolist() == pytest.approx([0, 0.6, 0.9, 0])
-
-
-def test_lesions_that_do_not_show_are_not_asked_for():
-    lesions = torch.zeros(9, 3, 3).bool()
-    lesions[:2] = lesions[6:] = True
-    change = torch.full(lesions.shape, 0.5)
-    change[6:] = 0.01
-    seen = pairs.drop_unseen(lesions, change)
-    assert seen[:2].all()
-    assert not seen[2:].any()
