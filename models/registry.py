@@ -80,7 +80,10 @@ def load_spec(name_or_path: str | Path, *, folder: Path | None = None) -> ModelS
 
 
 def find_model_for(task: str, *, folder: Path | None = None) -> ModelSpec | None:
-    """Return the model msapp uses for a task, the first by name, or None."""
+    """Return a model for a task, the first by name, or None.
+
+    Which one a run uses where there are several, settings say: see `models_for`.
+    """
     specs = (load_spec(path) for path in find_models(folder).values())
     return next((spec for spec in specs if spec.task == task), None)
 

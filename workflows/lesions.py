@@ -46,13 +46,26 @@ def methods(settings: Settings) -> str:
     if spec is None:
         return THRESHOLD_METHODS
     return NETWORK_METHODS.format(
-        channels=' and '.join(channel.name for channel in spec.channels),
+        channels=_name_channels(spec),
         name=spec.name,
         version=spec.version,
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
     )
+
+
+def _name_channels(spec: ModelSpec) -> str:
+    """Say what a network is given: what it needs, and what it uses where a visit has it."""
+    needed = ' and '.join(item.name for item in spec.channels if not item.may_be_missing)
+    others = [item.name for item in spec.channels if item.may_be_missing]
+    if not needed:
+        return (
+            f'{" or ".join(others)}, or all that the visit has of them,'
+            if others[1:]
+            else others[0]
+        )
+    return f'{needed}, and {" and ".join(others)} where the visit has it,' if others else needed
 
 
 def can_find_lesions(visit: Visit, settings: Settings) -> bool:

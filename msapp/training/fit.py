@@ -291,12 +291,12 @@ def describe_model(
 
 def _real_cases(given: _Given, bank: LesionBank | None) -> Patients | None:
     recipe = given.recipe
+    out = _left_out(recipe, given.fold)
     if recipe.data.synthetic_share == 1:
         return None
     if recipe.task == PAIRS:
         visits = _real_visits(given)
         return PairCases(visits, recipe, bank) if visits else None
-    out = _left_out(recipe, given.fold)
     if recipe.data.brains:
         heads = read_brains(recipe, given.data, given.cache, leave_out=out)
         return BrainCases(heads, recipe) if heads else None

@@ -193,7 +193,9 @@ def test_every_recipe_is_valid(path):
         assert set(case.images) <= {channel.name for channel in recipe.channels}
     data = recipe.data
     for fold in data.folds.values():
-        assert set(fold) <= {item.name for item in (*data.real, *data.pairs, *data.visits)}
+        assert set(fold) <= {
+            item.name for item in (*data.real, *data.brains, *data.pairs, *data.visits)
+        }
 
 
 @pytest.mark.parametrize(

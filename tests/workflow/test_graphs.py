@@ -18,10 +18,12 @@ from nipype.interfaces.utility import IdentityInterface
 
 from msapp.bids.query import Participant, Visit
 from msapp.interfaces import figures, imaging, lesions, newlesions, outputs
-from msapp.models.registry import save_model
+from msapp.models.registry import load_spec, save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
 from msapp.settings import Settings
+from msapp.workflows import lesions as lesion_workflows
+from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
 
 CONTRASTS = (('FLAIR',), ('T1w',), ('FLAIR', 'T1w'), ('FLAIR', 'T1w', 'T2w', 'ceT1w'))
@@ -312,6 +314,38 @@ def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, co
     test_every_edge_carries_an_output_that_its_origin_has(graph)
     test_no_two_sinks_write_one_file(graph)
     test_every_node_plans_its_memory(graph)
+
+
+def test_the_hybrid_method_ships_takes_its_steps_and_is_described(image):
+    case = Case(SESSIONS[3], (F, F, F), TASKS[2], SPACES[2])
+    settings = make_settings(image, new_lesion_method='hybrid')
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    found = of_kind(graph, newlesions.SegmentNewLesions)
+    assert len(found) == 2
+    assert {Path(node.inputs.model).name for node in found} == {'hybrid'}
+    text = new_lesion_workflows.methods(settings)
+    for words in ("network 'hybrid'", 'at least 0.75', '15 % brighter', '6 grey levels', 'nearest'):
+        assert words in text
+    assert 'grey levels' not in new_lesion_workflows.methods(make_settings(image))
+
+
+@pytest.mark.parametrize(
+    ('missing', 'words'),
+    [
+        ((False, False), 'from FLAIR and T1w by'),
+        ((False, True), 'from FLAIR, and T1w where the visit has it, by'),
+        ((True, True), 'from FLAIR or T1w, or all that the visit has of them, by'),
+    ],
+)
+def test_methods_name_what_a_network_needs_and_what_it_uses(image, monkeypatch, missing, words):
+    spec = load_spec('lesions')
+    channels = [
+        item.model_copy(update={'may_be_missing': may})
+        for item, may in zip(spec.channels, missing, strict=True)
+    ]
+    given = spec.model_copy(update={'channels': tuple(channels)})
+    monkeypatch.setattr(lesion_workflows, 'models_for', lambda settings: {'lesions': given})
+    assert words in lesion_workflows.methods(make_settings(image)).replace('\n', ' ')
 
 
 def test_a_missing_flair_between_two_visits_is_not_bridged(image):
