@@ -66,6 +66,7 @@ def main() -> None:
     parser.add_argument('--heads', type=Path)
     parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
+    parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
     if given.threads:
@@ -84,7 +85,7 @@ def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
     for title, items in (('hybrid', given.hybrid), ('network', given.model)):
         chosen = dict(item.split('=', 1) if '=' in item else ('', item) for item in items)
         if model := chosen.get(name) or chosen.get(''):
-            methods[title] = partial(by_network, model=model)
+            methods[title] = partial(by_network, model=model, flips=given.flips)
     return methods
 
 
@@ -105,11 +106,13 @@ def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.nd
     return label_instances(new, 1.0, minimum_mm3=LEAST_MM3) > 0
 
 
-def by_network(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
+def by_network(
+    images: np.ndarray, brain: np.ndarray, *, model: str, flips: bool = False
+) -> np.ndarray:
     """Run a network for new lesions."""
     spec = load_spec(model)
     channels = dict(zip(CHANNELS, images, strict=True))
-    found = predict_new_lesions(channels, brain, load_network(spec), spec)
+    found = predict_new_lesions(channels, brain, load_network(spec), spec, flips=flips)
     return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
 
 
