@@ -7,6 +7,7 @@ ceased to be lesion becomes one. They are few, so pairs of drawn heads are added
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,15 +148,16 @@ def read_drawn_cases(
         Its images must hold whole brains, for the distance maps.
     count : int
     cache : Path
-        Gets ``candidates/PREFIX-NUMBER.npz``.
+        Gets ``candidates/PREFIX-SETTINGS-NUMBER.npz``: other settings, or another seed, draw anew.
     prefix : str
         Of the names.
     seed : int
         The same seed draws the same pairs.
     """
     cases = []
+    settings = hashlib.sha256(f'{generator.settings} {seed}'.encode()).hexdigest()[:8]
     for number in range(count):
-        path = cache / FOLDER / f'{prefix}-{number + 1:03}.npz'
+        path = cache / FOLDER / f'{prefix}-{settings}-{number + 1:03}.npz'
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             pair = generator.draw_pair(np.random.default_rng([seed, number]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -21,6 +23,7 @@ from msapp.training.hybrid import (
     cut_item,
     make_case,
     patch_transform,
+    read_drawn_cases,
     read_real_cases,
 )
 from msapp.training.recipe import load_recipe
@@ -98,6 +101,32 @@ def test_a_case_comes_back_from_its_file(case, tmp_path):
         kept = getattr(again, name)
         assert kept.dtype == getattr(case, name).dtype
         np.testing.assert_array_equal(kept, getattr(case, name))
+
+
+def test_drawn_cases_are_kept_until_settings_or_seed_are_others(tmp_path):
+    class Generator:
+        def __init__(self, spacing_mm):
+            self.settings, self.drawn = SimpleNamespace(spacing_mm=spacing_mm), 0
+
+        def draw_pair(self, rng):
+            self.drawn += 1
+            images = torch.from_numpy(rng.uniform(1, 2, (2, 12, 12, 12)).astype(np.float32))
+            return SimpleNamespace(images=images, increase=images[0] > 1.9)
+
+    def read(generator, seed):
+        cases = read_drawn_cases(generator, 2, tmp_path, prefix='drawn', seed=seed)
+        return generator.drawn, cases[0].levels
+
+    first, again, other = Generator(1.0), Generator(1.0), Generator(2.0)
+    count, levels = read(first, 1)
+    assert count == 2
+    count, same = read(again, 1)
+    assert count == 0
+    assert np.array_equal(levels, same)
+    count, others = read(again, 2)
+    assert count == 2
+    assert not np.array_equal(levels, others)
+    assert read(other, 1)[0] == 2
 
 
 def test_real_pairs_are_taken_forwards_and_in_reverse(recipe):
