@@ -25,8 +25,10 @@ FOLD = 0.25
 # Sulci up to twice as wide may be closed.
 CLOSED_MM = (0.6, 2.4)
 # Bright white matter along the ventricles (Fazekas et al., AJR 149:351, 1987: lines and caps are
-# normal): a band, caps about the horns, and a wide haze, as at the trigones. Ranges of blurs.
-BAND_MM, CAP_MM, HAZE_MM = (1.0, 4.0), (2.0, 5.0), (5.0, 10.0)
+# normal): a band with an edge, here and there, caps about the horns, and a wide haze, as at the
+# trigones. Ranges of blurs, and of the share of ventricle at the band's edge.
+BAND_MM, CAP_MM, HAZE_MM = (1.5, 3.0), (2.0, 5.0), (5.0, 10.0)
+BAND_EDGE, BAND_SLOPE = (0.1, 0.4), 10.0
 # A ventricle's voxel with less ventricle about it lies in a horn.
 HORN_MM, HORN_SHARE = 5.0, 0.4
 BRIGHTEST_RIM, BRIGHTEST_HAZE = 0.6, 0.4
@@ -160,7 +162,10 @@ def _draw_rim(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) 
         warp.blur(mask, rng.uniform(*width) / spacing_mm)
         for mask, width in ((wet, BAND_MM), (horns, CAP_MM), (wet, HAZE_MM))
     )
-    band = (2 * band).clamp(max=1).square()
+    band = (BAND_SLOPE * (band - rng.uniform(*BAND_EDGE))).clamp(0, 1)
+    points = warp.control_points(tuple(zones.shape), spacing_mm, 15)
+    places = warp.smooth_noise(tuple(zones.shape), points, rng, zones.device)[0]
+    band = band * (0.5 + places).clamp(0, 1)
     caps = (6 * caps).clamp(max=1) * rng.uniform(0, 1)
     haze = (2 * haze).clamp(max=1) * rng.uniform(0, BRIGHTEST_HAZE)
     return torch.maximum(torch.maximum(band, caps), haze)
@@ -197,7 +202,7 @@ def family_signals(family: str, rng: np.random.Generator) -> np.ndarray:
         if outside and rng.random() < 0.4:
             signals[index] = rng.uniform(0, 2.5)
     signals[NAMES.index('white_matter')] = 1.0
-    if rng.random() < 0.3:
+    if rng.random() < 0.6:
         signals[NAMES.index('choroid')] = rng.uniform(0.5, 1.8) if family == FLAIR else 0.6
     return np.clip(signals, 0, 4)
 
