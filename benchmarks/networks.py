@@ -90,7 +90,7 @@ def main() -> None:
 
 def chosen_model(person: str, given: argparse.Namespace, *, default: str) -> str:
     """Return the name or folder of the model that a person is measured with."""
-    chosen = dict(item.split('=') if '=' in item else ('', item) for item in given.model)
+    chosen = dict(item.split('=', 1) if '=' in item else ('', item) for item in given.model)
     return chosen.get(person) or chosen.get('') or default
 
 
@@ -137,6 +137,7 @@ def compare_brains(given: argparse.Namespace) -> None:
         rows.append(
             {
                 'image': name,
+                'model': model,
                 'dice': dice(found, true),
                 'hd95_mm': hausdorff95_mm(found, true, geometry.spacing_mm(manual)),
                 'found_ml': found.sum() * ml,

@@ -27,8 +27,8 @@ therefore needs support, and is *unconfirmed* without:
 - where none has, and for lesions of the earlier visit, it must have `LEAST_LESION_MM3`.
 
 A lesion that such a detector marked is new as well where all that was there before covers less than
-`LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier mask held. These are
-*unconfirmed* then, for nobody can tell whether they are still there.
+`msapp.lesions.matching.LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier
+mask held. These are *unconfirmed* then, for nobody can tell whether they are still there.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ CLOSED_MM = (0.6, 2.4)
 # trigones. Ranges of blurs, and of the share of ventricle at the band's edge.
 BAND_MM, CAP_MM, HAZE_MM = (1.5, 3.0), (2.0, 5.0), (5.0, 10.0)
 BAND_EDGE, BAND_SLOPE = (0.1, 0.4), 10.0
-# A ventricle's voxel with less ventricle about it lies in a horn.
+# A ventricle's voxel with less ventricle about it lies in a horn, or in a thin ventricle.
 HORN_MM, HORN_SHARE = 5.0, 0.4
 BRIGHTEST_RIM, BRIGHTEST_HAZE = 0.6, 0.4
 # Of white matter, from place to place.
@@ -79,7 +79,8 @@ class Scene:
     halo : (I, J, K) tensor of float32
         Dirty-appearing white matter around lesions, 0 to 1.
     rim : (I, J, K) tensor of float32
-        White matter along the ventricles, where FLAIR is bright in healthy people, 0 to 1.
+        White matter along the ventricles, where FLAIR is bright in healthy people, about 0 to
+        1.
     fold : (I, J, K) tensor of float32
         Smooth variation of grey matter (bright insula and cingulum, cortical inflow), and, less, of
         white matter.
@@ -144,6 +145,7 @@ def draw_scene(
     """Draw what all channels share."""
     shape, device = tuple(tissues.shape), tissues.device
     white = (zones == ZONES.index('white_matter')).float()
+    # Before what depends on lesions: both visits of a pair have the same rim.
     rim = _draw_rim(zones, spacing_mm, rng) * white
     halo = torch.zeros_like(lesions)
     if lesions.any():

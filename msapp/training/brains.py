@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 import torchio as tio
 
+from msapp.files import atomic_path
 from msapp.imaging import geometry
 from msapp.imaging.intensity import correct_bias
 from msapp.imaging.registration import coarse
@@ -33,13 +35,29 @@ class HeadWithBrain:
     image : nibabel.Nifti1Image of float32
         Bias-corrected, at half the network's voxel.
     brain : nibabel.Nifti1Image of uint8
-    centre_mm : (3,) ndarray
-        Of the brain.
     """
 
     image: nib.Nifti1Image
     brain: nib.Nifti1Image
-    centre_mm: np.ndarray
+
+    @property
+    def centre_mm(self) -> np.ndarray:
+        """Middle of the brain."""
+        return geometry.centre_of_mass_mm(self.brain)
+
+    def save(self, path: Path) -> None:
+        """Write an ``.npz`` file."""
+        image, brain = (np.asanyarray(item.dataobj) for item in (self.image, self.brain))
+        with atomic_path(path) as temporary, temporary.open('wb') as stream:
+            np.savez_compressed(stream, image=image, brain=brain, affine=self.image.affine)
+
+    @classmethod
+    def load(cls, path: Path) -> HeadWithBrain:
+        """Read what `save` wrote."""
+        with np.load(path) as file:
+            return cls(
+                *(nib.Nifti1Image(file[name], file['affine']) for name in ('image', 'brain'))
+            )
 
 
 def read_brains(
@@ -53,42 +71,36 @@ def read_brains(
     data : Path
         Folder that the recipe's paths start from.
     cache : Path
-        Gets ``brains/IMAGE``, with the ending ``_brain`` for the mask.
+        Gets ``brains/NAME-ENTRY.npz``; another entry of the recipe is another file.
     leave_out : collection of str
         Names of heads not to be read.
 
     Raises
     ------
     InputError
-        If a file is missing or broken.
+        If a file is missing or cannot be read.
     """
     heads = []
     for case in recipe.data.brains:
         if case.name in leave_out:
             continue
-        kept = cache / FOLDER / Path(case.image).name
-        mask = kept.with_name(kept.name.replace('.nii', '_brain.nii'))
-        # The mask is written last.
-        if not mask.exists():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            image, brain = _prepare(case, data, recipe.spacing_mm / 2)
-            nib.save(image, kept)
-            nib.save(brain, mask)
-        brain = load_image(mask)
-        heads.append(HeadWithBrain(load_image(kept), brain, geometry.centre_of_mass_mm(brain)))
+        voxel_mm = recipe.spacing_mm / 2
+        entry = hashlib.sha256(f'{case} {voxel_mm}'.encode()).hexdigest()[:8]
+        kept = cache / FOLDER / f'{case.name}-{entry}.npz'
+        if not kept.exists():
+            _prepare(case, data, voxel_mm).save(kept)
+        heads.append(HeadWithBrain.load(kept))
     return heads
 
 
-def _prepare(
-    case: RealBrain, data: Path, voxel_mm: float
-) -> tuple[nib.Nifti1Image, nib.Nifti1Image]:
+def _prepare(case: RealBrain, data: Path, voxel_mm: float) -> HeadWithBrain:
     image = coarse(correct_bias(nib.as_closest_canonical(load_image(data / case.image))), voxel_mm)
     to_mask = np.eye(4)
     if case.transform is not None:
         # What resamples the image onto the mask's space takes points from there to the image.
         to_mask = np.linalg.inv(geometry.load_transform(data / case.transform))
     brain = geometry.resample_mask(load_image(data / case.brain), image, to_mask)
-    return image, geometry.like(brain.astype(np.uint8), image)
+    return HeadWithBrain(image, geometry.like(brain.astype(np.uint8), image))
 
 
 def head_transform() -> tio.Transform:
@@ -110,7 +122,7 @@ class BrainCases:
 
     def __init__(self, heads: Sequence[HeadWithBrain], recipe: Recipe) -> None:
         """Hold the heads."""
-        self._heads = list(heads)
+        self._heads = [(head, head.centre_mm) for head in heads]
         self._recipe = recipe
         self._warp = make_settings(recipe).warp
         self._transform = head_transform()
@@ -121,15 +133,15 @@ class BrainCases:
 
     def draw(self, rng: np.random.Generator) -> Item:
         """Draw one head; torch's own generator is put back."""
-        head = self._heads[rng.integers(len(self._heads))]
+        head, centre_mm = self._heads[rng.integers(len(self._heads))]
         grid = window_about(
-            head.centre_mm + rng.uniform(-CENTRED_MM, CENTRED_MM, 3),
+            centre_mm + rng.uniform(-CENTRED_MM, CENTRED_MM, 3),
             self._recipe.window,
             self._recipe.spacing_mm,
         )
         turn = draw_affine(rng, self._warp)
         # About the middle of the brain.
-        move = nib.affines.from_matvec(turn, head.centre_mm - turn @ head.centre_mm)
+        move = nib.affines.from_matvec(turn, centre_mm - turn @ centre_mm)
         image = geometry.resample(head.image, grid, move)
         brain = geometry.resample_mask(head.brain, grid, move)
         scaled = scale_head(torch.from_numpy(image))[None]

@@ -138,7 +138,7 @@ def read_real_cases(visits: Sequence[Visits], recipe: Recipe) -> list[Case]:
 
 
 def read_drawn_cases(
-    generator: PairGenerator, count: int, cache: Path, *, prefix: str, seed: int
+    generator: PairGenerator, count: int, cache: Path, *, prefix: str, seed: int, origin: str = ''
 ) -> list[Case]:
     """Return the cases of drawn pairs; each is drawn once and kept.
 
@@ -153,9 +153,11 @@ def read_drawn_cases(
         Of the names.
     seed : int
         The same seed draws the same pairs.
+    origin : str
+        What heads and lesions are drawn from; from another one pairs are drawn anew.
     """
     cases = []
-    settings = hashlib.sha256(f'{generator.settings} {seed}'.encode()).hexdigest()[:8]
+    settings = hashlib.sha256(f'{generator.settings} {seed} {origin}'.encode()).hexdigest()[:8]
     for number in range(count):
         path = cache / FOLDER / f'{prefix}-{settings}-{number + 1:03}.npz'
         if not path.exists():

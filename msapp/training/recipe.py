@@ -12,6 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from msapp.errors import UsageError
 from msapp.models.spec import Channel, Named
 
+# Real data, and what they can teach.
+TASKS_OF_DATA = {
+    'brains': 'anatomy',
+    'real': 'lesions',
+    'pairs': 'longitudinal',
+    'visits': 'longitudinal',
+}
 RECIPES = Path(__file__).parent / 'recipes'
 
 
@@ -118,7 +125,7 @@ class Data(_Frozen):
     drawn_pairs : int
         Of the hybrid method: pairs of drawn heads, beside the real ones.
     folds : dict of str to tuple of str
-        Name of a fold to the real cases that it holds out.
+        Name of a fold to the real cases, or persons, that it holds out.
     """
 
     heads: str
@@ -223,6 +230,13 @@ class Recipe(_Frozen):
     licence: str
     intended_use: str
     attribution: str = ''
+
+    @model_validator(mode='after')
+    def _data_fit_the_task(self) -> Self:
+        for table, task in TASKS_OF_DATA.items():
+            if getattr(self.data, table) and self.task != task:
+                raise ValueError(f'data.{table}: of use for the task {task} alone')
+        return self
 
     @model_validator(mode='after')
     def _hybrid_has_epochs(self) -> Self:

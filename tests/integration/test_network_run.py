@@ -140,7 +140,7 @@ def test_zones_fill_the_brain_and_have_the_volumes_of_the_table(out):
 def test_the_brain_mask_names_its_model(out):
     sidecar = json.loads(find(out, 'space-individual_desc-brain_mask.json').read_text())
     assert (sidecar['Method'], sidecar['Model']) == ('network', 'anatomy')
-    assert sidecar['TrainedOnSyntheticDataOnly'] is True
+    assert sidecar['TrainedOnSyntheticDataOnly'] is False
 
 
 def test_every_lesion_has_a_place(out):

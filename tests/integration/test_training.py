@@ -301,3 +301,40 @@ def test_a_training_has_one_length(tmp_path, schedule, message):
     path.write_text(RECIPE.replace('steps = 24', schedule))
     with pytest.raises(UsageError, match=message):
         load_recipe(str(path))
+
+
+def test_brain_masks_of_real_heads_are_learnt_from(folder, trained, tmp_path):
+    """A head named by a fold is left out; without any real head the model says so."""
+    points = np.indices((40, 40, 40)) * 4.0 - 78
+    ball = (np.linalg.norm(points, axis=0) < 60).astype(np.uint8)
+    affine = np.diag([4.0, 4, 4, 1])
+    affine[:3, 3] = -78
+    nib.save(nib.Nifti1Image(ball * 100 + points[0] / 10 + 20, affine), tmp_path / 'T1w.nii.gz')
+    nib.save(nib.Nifti1Image(ball, affine), tmp_path / 'mask.nii.gz')
+    shutil.copytree(trained / 'cache', tmp_path / 'out' / 'cache')
+    shutil.copytree(folder / 'data' / 'heads', tmp_path / 'heads')
+    brains = '\n[data.folds]\nall = ["p"]\n\n[[data.brains]]\nname = "p"\nimage = "T1w.nii.gz"\n'
+    recipe = RECIPE.replace('held_out_heads', 'synthetic_share = 0.5\nheld_out_heads')
+    recipe = recipe.replace('\n[schedule]', f'{brains}brain = "mask.nii.gz"\n\n[schedule]')
+    (tmp_path / 'recipe.toml').write_text(recipe)
+    for flags, synthetic in (((), False), (('--fold', 'all'), True)):
+        shutil.rmtree(tmp_path / 'out' / 'checkpoints', ignore_errors=True)
+        given = [tmp_path / 'recipe.toml', tmp_path / 'out', '--data', tmp_path, '--steps', '2']
+        options = ['--threads', '1', '--workers', '0', '--device', 'cpu', *flags]
+        assert main([str(item) for item in (*given, *options)]) == 0
+        training = load_spec(tmp_path / 'out' / 'model').training
+        assert training.synthetic_only is synthetic
+        assert any('brain masks' in item.name for item in training.data) is not synthetic
+    assert len(list((tmp_path / 'out' / 'cache' / 'brains').iterdir())) == 1
+
+
+@pytest.mark.parametrize(('name', 'table'), [('lesions', 'brains'), ('anatomy', 'real')])
+def test_data_that_cannot_teach_the_task_are_refused(name, table, tmp_path):
+    other = (RECIPES / f'{"anatomy" if table == "brains" else "lesions"}.toml').read_text()
+    entry = (
+        other[other.index(f'[[data.{table}]]') :].partition('\n[[data')[0].partition('\n[sch')[0]
+    )
+    path = tmp_path / 'recipe.toml'
+    path.write_text((RECIPES / f'{name}.toml').read_text() + '\n' + entry)
+    with pytest.raises(UsageError, match=rf'data\.{table}: of use for the task'):
+        load_recipe(str(path))

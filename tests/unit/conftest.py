@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank
-from msapp.training.visits import Visits
 
 
 @pytest.fixture(scope='module')
@@ -22,6 +21,9 @@ def bank():
 @pytest.fixture
 def patient():
     """Two visits of white matter in the world of MNI, with a cube that came and one that went."""
+    # Of the extra 'training', which other tests do without.
+    from msapp.training.visits import Visits
+
     side = 48
     box = (slice(10, 20),) * 3
     affine = np.eye(4)

@@ -210,3 +210,25 @@ def test_lesions_in_grey_matter_differ_from_it():
     dark = appearance.paint_lesions(grey * 0.5, share, strength, 'T1w', look, rng)
     np.testing.assert_allclose(bright, 1.5, rtol=1e-6)
     np.testing.assert_allclose(dark, 0.45, rtol=1e-6)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_white_matter_is_bright_along_ventricles_with_lesions_or_without(head, seed):
+    tissues = torch.from_numpy(head.tissues)
+    zones = torch.from_numpy(head.zones)
+    lesions = torch.zeros(tissues.shape)
+    lesions[44:48, 30:34, 30:34] = 1
+    first, second = (
+        appearance.draw_scene(tissues, zones, share, 1.0, np.random.default_rng(seed))
+        for share in (lesions, torch.zeros_like(lesions))
+    )
+    # Two visits of one head have the same rim.
+    assert torch.equal(first.rim, second.rim)
+    radius = torch.from_numpy(np.linalg.norm(np.indices(tissues.shape) - 31.5, axis=0))
+    white = zones == ZONES.index('white_matter')
+    assert not first.rim[~white].any()
+    assert 0 <= first.rim.min() <= first.rim.max() <= 1
+    near, far = (first.rim[white & low & high].mean() for low, high in (
+        (radius >= 6, radius < 8), (radius >= 18, radius < 24)
+    ))  # fmt: skip
+    assert near > 0.1 > 10 * far

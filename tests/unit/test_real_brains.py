@@ -8,11 +8,14 @@ import pytest
 import torch
 
 from msapp.imaging import geometry
+from msapp.inference.anatomy import CENTRED_MM
 from msapp.training import brains
 from msapp.training.losses import SOME_CLASS, make_loss, merge_classes
 from msapp.training.recipe import load_recipe
 
 SHIFT_MM = 12.0
+# Of both balls, far from the world's origin.
+MIDDLE_MM = np.array([15.0, -60.0, 40.0])
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def data(tmp_path):
     points = np.indices((100, 100, 100)) * 2.0 - 99
     ball = np.linalg.norm(points, axis=0) < 70
     affine = np.diag([2.0, 2, 2, 1])
-    affine[:3, 3] = -99
+    affine[:3, 3] = MIDDLE_MM - 99
     moved = affine.copy()
     moved[0, 3] += SHIFT_MM
     image = (ball * 100 + 5).astype(np.float32)
@@ -63,16 +66,34 @@ def test_a_mask_is_brought_onto_its_image_by_the_transform(heads):
         bright = np.asanyarray(head.image.dataobj) > 50
         mask = np.asanyarray(head.brain.dataobj) > 0
         assert 2 * (bright & mask).sum() / (bright.sum() + mask.sum()) > 0.97
-        assert np.abs(head.centre_mm).max() < 1
+        assert np.abs(head.centre_mm - MIDDLE_MM).max() < 1
 
 
 def test_heads_of_a_fold_are_left_out_and_others_are_read_again(recipe, data, heads):
     assert len(heads) == 2
+    assert sorted(path.name[:4] for path in (data / 'cache' / 'brains').iterdir()) == [
+        'one-',
+        'two-',
+    ]
     for path in data.glob('*.nii.gz'):
         path.unlink()
     kept = brains.read_brains(recipe, data, data / 'cache', leave_out=['one'])
     assert len(kept) == 1
     assert np.array_equal(kept[0].brain.dataobj, heads[1].brain.dataobj)
+
+
+def test_images_of_one_file_name_are_not_mixed_up(recipe, data, heads):
+    """Another entry of the recipe is read by itself, though image and person are named alike."""
+    (data / 'other').mkdir()
+    smaller = nib.load(data / 'one_mask.nii.gz')
+    ball = np.asanyarray(smaller.dataobj) * (np.indices(smaller.shape)[0] < 50)
+    nib.save(nib.Nifti1Image(ball, smaller.affine), data / 'other' / 'one_mask.nii.gz')
+    (data / 'one_T1w.nii.gz').rename(data / 'other' / 'one_T1w.nii.gz')
+    first = recipe.data.brains[0]
+    moved = {'image': f'other/{first.image}', 'brain': f'other/{first.brain}'}
+    given = recipe.data.model_copy(update={'brains': (first.model_copy(update=moved),)})
+    (head,) = brains.read_brains(recipe.model_copy(update={'data': given}), data, data / 'cache')
+    assert 2 * np.sum(head.brain.dataobj) == pytest.approx(np.sum(heads[0].brain.dataobj), rel=0.05)
 
 
 def test_a_drawn_mask_moves_with_its_head(recipe, heads, monkeypatch):
@@ -86,8 +107,10 @@ def test_a_drawn_mask_moves_with_its_head(recipe, heads, monkeypatch):
         assert item['target'].unique().tolist() == [0, SOME_CLASS]
         bright, mask = item['image'] > 0.5, item['target'] > 0
         assert 2 * (bright & mask).sum() / (bright.sum() + mask.sum()) > 0.97
-        centres.append(mask.nonzero().float().mean(dim=0))
-    assert torch.stack(centres).std(dim=0)[1:].min() > 0
+        centres.append(mask[0].nonzero().float().mean(dim=0))
+        off_mm = (centres[-1] - (torch.tensor(recipe.window) - 1) / 2) * recipe.spacing_mm
+        assert off_mm.abs().max() < CENTRED_MM + 1
+    assert torch.stack(centres).std(dim=0).min() > 0
 
 
 def test_of_a_partly_known_sample_only_the_border_counts():
