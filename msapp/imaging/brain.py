@@ -285,7 +285,9 @@ def _known_brain(
     return geometry.resample(geometry.like(given, given_mask), grid)
 
 
-def _similarity(template: Template, image: nib.Nifti1Image, from_mni: np.ndarray) -> float:
+def _similarity(
+    template: Template, image: nib.spatialimages.SpatialImage, from_mni: np.ndarray
+) -> float:
     """Compare image and template inside the template's brain."""
     return registration.normalized_mutual_information(
         np.asanyarray(template.image.dataobj),
