@@ -24,6 +24,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from msapp.errors import InputError
 from msapp.evaluation.calibration import (
     apply_temperature,
     expected_calibration_error,
@@ -122,7 +123,7 @@ def heads_with_masks(
 def compare_brains(given: argparse.Namespace) -> None:
     """Compare brain masks on the grid of the manual mask."""
     finders: dict[str, Callable[[nib.Nifti1Image], nib.Nifti1Image]] = {}
-    rows = []
+    rows, failed = [], 0
     for name, image, manual, to_image in heads_with_masks(given.data):
         corrected = correct_bias(nib.as_closest_canonical(image))
         person = name.split()[0].removeprefix('sub-')
@@ -130,7 +131,12 @@ def compare_brains(given: argparse.Namespace) -> None:
         if model not in finders:
             finders[model] = brain_finder(model)
         begin = time.perf_counter()
-        brain = finders[model](corrected)
+        try:
+            brain = finders[model](corrected)
+        except InputError as error:
+            print(f'{name}: {error}', flush=True)
+            failed += 1
+            continue
         seconds = time.perf_counter() - begin
         found, true = mask_on_grid(brain, manual, to_image), np.asanyarray(manual.dataobj) > 0
         ml = geometry.voxel_volume_mm3(manual) / 1000
@@ -151,7 +157,7 @@ def compare_brains(given: argparse.Namespace) -> None:
     print(
         f'Brain Dice of {", ".join(finders)}: mean {table["dice"].mean():.3f}, lowest '
         f'{table["dice"].min():.3f}, {(table["dice"] >= LEAST_BRAIN_DICE).sum()} at '
-        f'{LEAST_BRAIN_DICE:g} or more, n = {len(table)} images.'
+        f'{LEAST_BRAIN_DICE:g} or more, n = {len(table)} images; none was found in {failed} more.'
     )
 
 
