@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torchio as tio
 
+from msapp.errors import InputError
 from msapp.files import atomic_path
 from msapp.imaging import geometry
 from msapp.imaging.intensity import correct_bias
@@ -19,7 +20,7 @@ from msapp.imaging.registration import coarse
 from msapp.inference.anatomy import CENTRED_MM, window_about
 from msapp.inference.normalise import scale_head
 from msapp.synthesis.warp import draw_affine
-from msapp.training.data import Item, load_image, make_settings
+from msapp.training.data import Item, load_image, load_mask, make_settings
 from msapp.training.losses import SOME_CLASS
 from msapp.training.recipe import RealBrain, Recipe
 
@@ -99,7 +100,12 @@ def _prepare(case: RealBrain, data: Path, voxel_mm: float) -> HeadWithBrain:
     if case.transform is not None:
         # What resamples the image onto the mask's space takes points from there to the image.
         to_mask = np.linalg.inv(geometry.load_transform(data / case.transform))
-    brain = geometry.resample_mask(load_image(data / case.brain), image, to_mask)
+    brain = geometry.resample_mask(load_mask(data / case.brain), image, to_mask)
+    if not brain.any():
+        raise InputError(
+            f'{data / case.brain}: no brain where {case.image} lies. Check the mask, and the '
+            'transform.'
+        )
     return HeadWithBrain(image, geometry.like(brain.astype(np.uint8), image))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Protocol, get_type_hints
@@ -13,6 +14,8 @@ import torch
 import torchio as tio
 from torch.utils.data import IterableDataset
 
+from msapp.bids.checks import check_image
+from msapp.bids.nifti import check_length, open_image, readable
 from msapp.errors import InputError, UsageError
 from msapp.imaging.brain import extract_brain
 from msapp.imaging.geometry import resample
@@ -122,7 +125,7 @@ def read_case(case: RealCase, recipe: Recipe, data: Path, cache: Path) -> tio.Su
     paths = {name: data / case.images[name] for name in _contrasts(recipe) if name in case.images}
     if not paths:
         raise InputError(f'{case.name}: the recipe lists no image that its network takes.')
-    mask = nib.as_closest_canonical(load_image(data / case.lesions))
+    mask = nib.as_closest_canonical(load_mask(data / case.lesions))
     kept = cache / 'cases' / case.name
     if not (kept / FROM_MNI).exists():
         _prepare_case(paths, kept)
@@ -162,18 +165,45 @@ def _prepare_case(paths: Mapping[str, Path], kept: Path) -> None:
 
 
 def load_image(path: Path) -> nib.Nifti1Image:
-    """Read an image.
+    """Read an image, checked as the app checks those it is given.
 
     Raises
     ------
     InputError
-        If it cannot be read.
+        If it cannot be used: which file, why, and what to do.
     """
+    with _naming(path):
+        image: nib.Nifti1Image = check_image(path)  # type: ignore[assignment]
+        return image
+
+
+def load_mask(path: Path) -> nib.Nifti1Image:
+    """Read a manual mask; one without any voxel is a mask too.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or is not 3-D.
+    """
+    with _naming(path):
+        image = open_image(path)
+        with readable():
+            check_length(path, image)
+        mask: nib.Nifti1Image = nib.squeeze_image(image)
+        if len(mask.shape) != 3:
+            raise InputError(
+                f'the mask has {len(mask.shape)} axes, 3 are needed. Convert it again.'
+            )
+        return mask
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Say which file it is that cannot be used."""
     try:
-        image: nib.Nifti1Image = nib.load(path)  # type: ignore[assignment]
-    except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise InputError(f'{path}: cannot be read ({error}).') from error
-    return image
+        yield
+    except InputError as error:
+        raise InputError(f'{path}: {error}') from error
 
 
 def case_transform() -> tio.Transform:

@@ -24,7 +24,7 @@ from msapp.imaging.brain import BrainExtraction, extract_brain, mask_on_grid
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
 from msapp.imaging.midpoint import find_midpoint
 from msapp.imaging.registration import register_linear
-from msapp.training.data import load_image
+from msapp.training.data import load_image, load_mask
 from msapp.training.recipe import RealPair, RealVisit, Recipe
 
 FOLDER = 'pairs'
@@ -192,7 +192,7 @@ def _prepare_pair(pair: RealPair, data: Path) -> Visits:
         to_masks = np.linalg.inv(geometry.load_transform(data / pair.transform))
     masks = [
         geometry.resample_mask(
-            load_image(data / path), geometry.individual_grid(), to_masks @ to_current
+            load_mask(data / path), geometry.individual_grid(), to_masks @ to_current
         )
         for path in (pair.increase, pair.decrease)
     ]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from msapp.errors import InputError
 from msapp.imaging import geometry
 from msapp.inference.anatomy import CENTRED_MM
 from msapp.training import brains
@@ -94,6 +95,37 @@ def test_images_of_one_file_name_are_not_mixed_up(recipe, data, heads):
     given = recipe.data.model_copy(update={'brains': (first.model_copy(update=moved),)})
     (head,) = brains.read_brains(recipe.model_copy(update={'data': given}), data, data / 'cache')
     assert 2 * np.sum(head.brain.dataobj) == pytest.approx(np.sum(heads[0].brain.dataobj), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ('name', 'damage', 'words'),
+    [
+        ('one_T1w', lambda path: path.write_bytes(path.read_bytes()[:4000]), 'cut short'),
+        ('one_mask', lambda path: path.write_bytes(path.read_bytes()[:400]), 'cut short'),
+        ('one_mask', lambda path: rewrite(path, lambda mask: mask * 0), 'no brain where'),
+        ('one_mask', lambda path: rewrite(path, lambda mask: np.stack([mask] * 2, -1)), '4 axes'),
+        ('one_T1w', lambda path: rewrite(path, lambda image: image / 0), 'NaN or infinite'),
+        ('two_T2w', lambda path: path.unlink(), 'does not exist'),
+    ],
+)
+@pytest.mark.filterwarnings('ignore:divide by zero', 'ignore:invalid value')
+def test_what_cannot_be_used_is_named_and_nothing_half_made_is_kept(
+    recipe, data, monkeypatch, name, damage, words
+):
+    monkeypatch.setattr(brains, 'correct_bias', lambda image: image)
+    path = data / f'{name}.nii.gz'
+    damage(path)
+    with pytest.raises(InputError, match=words) as raised:
+        brains.read_brains(recipe, data, data / 'cache')
+    assert str(raised.value).startswith(f'{path}: ')
+    kept = list((data / 'cache').rglob('*.npz'))
+    assert [item.name[:4] for item in kept] == (['one-'] if name == 'two_T2w' else [])
+
+
+def rewrite(path, change):
+    image = nib.load(path)
+    changed = change(np.asanyarray(image.dataobj))
+    nib.save(nib.Nifti1Image(changed, image.affine), path)
 
 
 def test_a_drawn_mask_moves_with_its_head(recipe, heads, monkeypatch):
