@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from msapp.imaging.registration import coarse
 from msapp.inference.anatomy import CENTRED_MM, window_about
 from msapp.inference.normalise import scale_head
 from msapp.synthesis.warp import draw_affine
-from msapp.training.data import Item, load_image, load_mask, make_settings
+from msapp.training.data import Item, kept_path, load_image, load_mask, make_settings
 from msapp.training.losses import SOME_CLASS
 from msapp.training.recipe import RealBrain, Recipe
 
@@ -72,7 +71,7 @@ def read_brains(
     data : Path
         Folder that the recipe's paths start from.
     cache : Path
-        Gets ``brains/NAME-ENTRY.npz``; another entry of the recipe is another file.
+        Gets ``brains/NAME-HASH.npz``, as `kept_path` says.
     leave_out : collection of str
         Names of heads not to be read.
 
@@ -86,8 +85,8 @@ def read_brains(
         if case.name in leave_out:
             continue
         voxel_mm = recipe.spacing_mm / 2
-        entry = hashlib.sha256(f'{case} {voxel_mm}'.encode()).hexdigest()[:8]
-        kept = cache / FOLDER / f'{case.name}-{entry}.npz'
+        files = [data / path for path in (case.image, case.brain, case.transform) if path]
+        kept = kept_path(cache / FOLDER, case.name, (case, voxel_mm), files)
         if not kept.exists():
             _prepare(case, data, voxel_mm).save(kept)
         heads.append(HeadWithBrain.load(kept))

@@ -29,7 +29,6 @@ from msapp.synthesis.lesion_bank import LesionBank
 from msapp.synthesis.pairs import PairGenerator
 from msapp.training.brains import BrainCases, read_brains
 from msapp.training.data import (
-    Cases,
     Drawn,
     Item,
     Mixture,
@@ -38,12 +37,12 @@ from msapp.training.data import (
     make_pair_settings,
     make_settings,
     read_bank,
-    read_case,
     read_heads,
 )
 from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
 from msapp.training.module import NetworkTraining, Segmentation
 from msapp.training.pairs import DrawnPairs, PairCases
+from msapp.training.patients import Cases, read_case
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
 from msapp.training.visits import Visits, read_visits

@@ -8,9 +8,8 @@ came. Both visits are shown inside the intersection of their brain masks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -24,7 +23,7 @@ from msapp.imaging.brain import BrainExtraction, extract_brain, mask_on_grid
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
 from msapp.imaging.midpoint import find_midpoint
 from msapp.imaging.registration import register_linear
-from msapp.training.data import load_image, load_mask
+from msapp.training.data import kept_path, load_image, load_mask
 from msapp.training.recipe import RealPair, RealVisit, Recipe
 
 FOLDER = 'pairs'
@@ -74,6 +73,7 @@ class Visits:
         with atomic_path(path) as temporary, temporary.open('wb') as stream:
             np.savez_compressed(
                 stream,
+                name=self.name,
                 images=self.images.numpy().astype(np.float16),
                 white=self.white.numpy().astype(np.float16),
                 increase=self.increase.numpy(),
@@ -89,7 +89,7 @@ class Visits:
         """Read what `save` wrote."""
         with np.load(path) as file:
             return cls(
-                name=path.stem,
+                name=str(file['name']),
                 images=torch.from_numpy(file['images'].astype(np.float32)),
                 white=torch.from_numpy(file['white'].astype(np.float32)),
                 increase=torch.from_numpy(file['increase']),
@@ -147,7 +147,7 @@ def read_visits(
     ----------
     recipe : Recipe
     data, cache : Path
-        Folder of the data; folder that gets ``pairs/NAME.npz``.
+        Folder of the data; folder that gets ``pairs/NAME-HASH.npz``, as `kept_path` says.
     leave_out : collection of str
         Names that are neither prepared nor given.
 
@@ -156,18 +156,27 @@ def read_visits(
     InputError
         If a file is missing.
     """
-    makers: dict[str, Callable[[], Visits]] = {
-        pair.name: partial(_prepare_pair, pair, data) for pair in recipe.data.pairs
-    }
-    makers |= {visit.name: partial(_prepare_visit, visit, data) for visit in recipe.data.visits}
-    for name, make in makers.items():
-        if name in leave_out:
+    entries: list[RealPair | RealVisit] = [*recipe.data.pairs, *recipe.data.visits]
+    for entry in entries:
+        if entry.name in leave_out:
             continue
-        path = cache / FOLDER / f'{name}.npz'
+        path = kept_path(cache / FOLDER, entry.name, entry, _files_of(entry, data))
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            make().save(path)
+            visits = (
+                _prepare_pair(entry, data)
+                if isinstance(entry, RealPair)
+                else _prepare_visit(entry, data)
+            )
+            visits.save(path)
         yield Visits.load(path)
+
+
+def _files_of(entry: RealPair | RealVisit, data: Path) -> list[Path]:
+    if isinstance(entry, RealVisit):
+        return [data / entry.image]
+    paths = (entry.previous, entry.current, entry.increase, entry.decrease, entry.transform)
+    return [data / path for path in paths if path]
 
 
 def _prepare_pair(pair: RealPair, data: Path) -> Visits:

@@ -8,7 +8,7 @@ import torch
 import torchio as tio
 
 from msapp.synthesis.lesion_bank import AFFINE, SHAPE, LesionBank
-from msapp.training import data
+from msapp.training import patients
 from msapp.training.recipe import load_recipe
 
 SIDE = 96
@@ -41,12 +41,12 @@ def bank():
 
 
 def draw(patient, bank, monkeypatch, painted):
-    monkeypatch.setattr(data, 'PAINTED', painted)
-    monkeypatch.setattr(data, 'case_transform', lambda: lambda patch: patch)
+    monkeypatch.setattr(patients, 'PAINTED', painted)
+    monkeypatch.setattr(patients, 'case_transform', lambda: lambda patch: patch)
     values = load_recipe('lesions').model_dump()
     values['generator'] |= {'missing': 0.0, 'load': {'none': 0.0, 'patient': 1.0, 'thinned': 0.0}}
     recipe = load_recipe('lesions').model_copy(update={'generator': values['generator']})
-    return data.Cases([patient], recipe, bank).draw(np.random.default_rng(0))
+    return patients.Cases([patient], recipe, bank).draw(np.random.default_rng(0))
 
 
 def test_lesions_are_painted_into_white_matter_bright_on_flair_and_dark_on_t1w(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
+from msapp.training.data import kept_path
 from msapp.training.recipe import load_recipe
 from msapp.training.visits import FOLDER, Visits, keep_lesions, read_visits, swap_visits
 
@@ -13,7 +12,7 @@ from msapp.training.visits import FOLDER, Visits, keep_lesions, read_visits, swa
 def test_visits_come_back_from_their_file(patient, tmp_path):
     patient.save(tmp_path / 'one.npz')
     again = Visits.load(tmp_path / 'one.npz')
-    assert again.name == 'one'
+    assert again.name == patient.name
     assert again.paired is True
     assert torch.allclose(again.images, patient.images, atol=1e-3)
     assert torch.equal(again.increase, patient.increase)
@@ -41,10 +40,12 @@ def test_regions_that_are_no_lesions_are_dropped(patient):
 
 def test_left_out_patients_are_not_even_read(patient, tmp_path):
     made = load_recipe('newlesions')
-    kept = tmp_path / FOLDER
-    kept.mkdir()
-    patient.save(kept / 'ljub19.npz')
-    out = [entry.name for entry in (*made.data.pairs, *made.data.visits)]
-    out.remove('ljub19')
-    read = list(read_visits(made, Path('/nowhere'), tmp_path, leave_out=out))
-    assert [visits.name for visits in read] == ['ljub19']
+    entries = [*made.data.pairs, *made.data.visits]
+    left = next(entry for entry in entries if entry.name == 'ljub20')
+    image = tmp_path / left.image
+    image.parent.mkdir(parents=True)
+    image.write_bytes(b'an image')
+    patient.save(kept_path(tmp_path / FOLDER, left.name, left, [image]))
+    out = [entry.name for entry in entries if entry != left]
+    read = list(read_visits(made, tmp_path, tmp_path, leave_out=out))
+    assert [visits.name for visits in read] == [patient.name]
