@@ -7,11 +7,12 @@ there: after a failure it says what was not made.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from msapp.imaging.brain import PLAIN_SIMILARITY
 from msapp.lesions.dissemination import HEADING
 from msapp.reports.html import trusted, write_page
 from msapp.reports.views import FigureView, Files, TableView
@@ -63,6 +64,8 @@ SELF_CHECK_COLUMNS = tuple(
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
+# Two voxels; real pairs had 0.1 to 0.5 mm (n = 3).
+MOST_MOTION_MM = 2.0
 # What a reader asks of lesions first; stable ones are folded away.
 KINDS_IN_ORDER = ('new', 'resolved', 'enlarged', 'shrunken', 'split', 'merged', 'unconfirmed')
 
@@ -326,6 +329,25 @@ def _verdict(report: ParticipantReport, visits: Sequence[VisitView]) -> tuple[st
     return 'good', 'Complete, without a warning. Check the figures before using the numbers.'
 
 
+def _doubts(visits: Sequence[VisitView]) -> Iterator[str]:
+    """Give a warning for each measure that a wrong result is likely to have."""
+    for visit in visits:
+        summary = visit.summary or {}
+        alignment, moved = summary.get('mni_alignment'), summary.get('visit_motion_mm')
+        if alignment is not None and alignment < PLAIN_SIMILARITY:
+            yield (
+                f'{visit.name}: its match with the MNI template is weak ({alignment:.4f}; right '
+                f'ones have {PLAIN_SIMILARITY} and more). Look at the brain mask: where it is '
+                'wrong, volumes and places are.'
+            )
+        if moved is not None and moved > MOST_MOTION_MM:
+            yield (
+                f'{visit.name}: after the rigid alignment {moved:.1f} mm are left between it and '
+                f'the visit before (above {MOST_MOTION_MM:g} mm). Look at both visits side by '
+                'side: where they do not match, changes are wrong.'
+            )
+
+
 def _count(number: int, noun: str) -> str:
     return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
@@ -350,6 +372,7 @@ def write_participant_report(output_dir: Path, report: ParticipantReport) -> Pat
     for number, section in enumerate(report.visits, start=1):
         previous = visits[-1] if visits else None
         visits.append(_visit(output_dir, participant, number, section, previous))
+    report = replace(report, warnings=(*report.warnings, *_doubts(visits)))
     state, sentence = _verdict(report, visits)
     return write_page(
         output_dir / f'{participant}.html',

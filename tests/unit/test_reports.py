@@ -126,6 +126,26 @@ def test_missing_measures_read_not_measured_and_candidates_not_confirmed(tmp_pat
     assert 'Complete, without a warning' in page
 
 
+@pytest.mark.parametrize(
+    ('measures', 'words'),
+    [
+        ({'mni_alignment': 1.0061}, 'ses-2: its match with the MNI template is weak (1.0061;'),
+        ({'visit_motion_mm': 6.28}, 'ses-2: after the rigid alignment 6.3 mm are left'),
+    ],
+)
+def test_a_measure_that_looks_wrong_is_a_warning(tmp_path, measures, words):
+    summary(tmp_path, 'sub-01', 'ses-2', **measures)
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    assert words in page
+    assert 'Complete, with 1 warning to read first.' in page
+
+
+def test_measures_as_usual_are_no_warning(tmp_path):
+    summary(tmp_path, 'sub-01', 'ses-2', mni_alignment=1.016, visit_motion_mm=0.5)
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    assert 'Complete, without a warning' in page
+
+
 def test_new_and_resolved_lesions_come_first_and_stable_ones_are_folded_away(tmp_path):
     folder, keys = summary(
         tmp_path, 'sub-01', 'ses-2', lesions_since_session='ses-0', new_lesion_count=2
