@@ -1,6 +1,7 @@
 """New lesions between two visits: our methods against the manual masks of real pairs.
 
     python benchmarks/newlesions.py pairs --data DATA [--model ljub01=FOLDER ...] [--lesions FOLDER]
+    python benchmarks/newlesions.py repeated --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
 
@@ -20,15 +21,19 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
 import torchio as tio
+from scipy.spatial.transform import Rotation
 
 from msapp.evaluation.lesiontables import match_table, score_by_size
 from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
 from msapp.evaluation.voxel import dice
 from msapp.imaging.distance import dilate_mm
+from msapp.imaging.geometry import like, resample
+from msapp.imaging.intensity import head_mask
 from msapp.inference.lesions import predict_lesions
 from msapp.inference.newlesions import predict_new_lesions
 from msapp.lesions.candidates import find_candidates
@@ -37,16 +42,18 @@ from msapp.models.registry import load_network, load_spec
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
 from msapp.synthesis.pairs import CHANNELS, PairGenerator
-from msapp.training.data import make_pair_settings, read_bank
+from msapp.training.data import load_image, make_pair_settings, read_bank
 from msapp.training.pairs import pair_with_itself
 from msapp.training.recipe import load_recipe
-from msapp.training.visits import Visits, read_visits
+from msapp.training.visits import Visits, bring_together, read_visits
 
 SPACING_MM = (1.0, 1.0, 1.0)
 # Differencing of two masks: what lies this near to an old lesion is not new.
 NEAR_MM, LEAST_MM3 = 2.0, 10.0
 SLICES_MM = (1.0, 3.0, 5.0)
 SEED = 1
+# A head laid down again: its turn about each axis and its shift, and noise over the head's median.
+AGAIN_DEG, AGAIN_MM, AGAIN_NOISE = 3.0, 3.0, 0.03
 
 # Takes the earlier and the later FLAIR, (2, I, J, K), and the brain; gives a mask.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -164,12 +171,13 @@ def score(mask: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     }
 
 
-def count_false(given: argparse.Namespace) -> None:
-    """Count false lesions where nothing changed: a visit with itself, moved, shaded and noised."""
-    rng, rows = np.random.default_rng(SEED), []
+def count_unchanged(given: argparse.Namespace) -> None:
+    """Count false lesions in a visit with itself, left misregistered, shaded and noised."""
+    rng = np.random.default_rng(SEED)
     torch.manual_seed(SEED)
     shade = tio.Compose([tio.RandomBiasField(coefficients=0.2, order=2), tio.RandomNoise(std=0.03)])
     settings = make_pair_settings(load_recipe('newlesions'))
+    rows = []
     for visits in read_all(given):
         whole = replace(settings, shape=tuple(visits.white.shape))
         for number in range(2 if visits.paired else 1):
@@ -177,9 +185,63 @@ def count_false(given: argparse.Namespace) -> None:
                 patch = pair_with_itself(visits, number, (0, 0, 0), rng, whole)
                 images = torch.cat([shade(image[None]) for image in patch.images]).numpy()
                 brain = patch.images[1].numpy() > 0
-                for name, method in methods_of(visits.name, given).items():
-                    scores = score(method(images * brain, brain), np.zeros_like(brain))
-                    rows.append({'visit': f'{visits.name} {number + 1}', 'method': name, **scores})
+                rows += count_false(visits.name, number, images * brain, brain, given)
+    show_false(rows, given)
+
+
+def count_repeated(given: argparse.Namespace) -> None:
+    """Count false lesions in a visit and a copy of it that the app's steps bring together.
+
+    The copy is moved, resampled on the scanner's grid, shaded and noised; then both go through bias
+    correction, brain extraction and registration.
+    """
+    recipe, rows = load_recipe('newlesions'), []
+    for entry in (*recipe.data.pairs, *recipe.data.visits):
+        files = [entry.previous, entry.current] if hasattr(entry, 'previous') else [entry.image]
+        for number, file in enumerate(files):
+            image = load_image(given.data / file)
+            for repeat in range(given.repeats):
+                kept = given.cache / 'repeated' / f'{entry.name}-{number + 1}-{repeat + 1}.npz'
+                if not kept.exists():
+                    kept.parent.mkdir(parents=True, exist_ok=True)
+                    rng = np.random.default_rng([SEED, repeat, *entry.name.encode(), number])
+                    bring_together(entry.name, [image, scan_again(image, rng)]).save(kept)
+                images = Visits.load(kept).images.numpy()
+                rows += count_false(entry.name, number, images, images[1] > 0, given)
+                print(rows[-1], flush=True)
+    show_false(rows, given)
+
+
+def scan_again(image: nib.Nifti1Image, rng: np.random.Generator) -> nib.Nifti1Image:
+    """Return what the scanner might make of the same head an hour later."""
+    middle = nib.affines.apply_affine(image.affine, (np.array(image.shape) - 1) / 2)
+    angles = rng.uniform(-AGAIN_DEG, AGAIN_DEG, 3)
+    turn = Rotation.from_euler('xyz', angles, degrees=True).as_matrix()
+    shift = rng.uniform(-AGAIN_MM, AGAIN_MM, 3)
+    move = nib.affines.from_matvec(turn, middle - turn @ middle + shift)
+    values = resample(image, image, move, order=3)
+    head = head_mask(values)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(rng.integers(2**31)))
+        shade = tio.RandomBiasField(coefficients=0.2, order=2)
+        shaded = shade(torch.from_numpy(values[None])).numpy()[0]
+    noise = rng.normal(0, AGAIN_NOISE * np.median(values[head]), (2, *values.shape))
+    return like(np.hypot(shaded + noise[0], noise[1]), image)
+
+
+def count_false(
+    name: str, number: int, images: np.ndarray, brain: np.ndarray, given: argparse.Namespace
+) -> list[dict[str, object]]:
+    """Return what each method marks where nothing changed."""
+    rows: list[dict[str, object]] = []
+    for title, method in methods_of(name, given).items():
+        scores = score(method(images, brain), np.zeros_like(brain))
+        rows.append({'visit': f'{name} {number + 1}', 'method': title, **scores})
+    return rows
+
+
+def show_false(rows: list[dict[str, object]], given: argparse.Namespace) -> None:
+    """Print false lesions by visit, and over all."""
     table = pd.DataFrame(rows)[['visit', 'method', 'false_count', 'false_ml']]
     print(table.groupby(['visit', 'method']).mean().unstack().round(2).to_string())
     counts = table.groupby('method')[['false_count', 'false_ml']].agg(['mean', 'median', 'count'])
@@ -226,7 +288,12 @@ def score_drawn(given: argparse.Namespace) -> None:
     print(f'n = {given.samples} patches a thickness, of {len(heads)} drawn heads held out.')
 
 
-COMMANDS = {'pairs': compare_pairs, 'unchanged': count_false, 'drawn': score_drawn}
+COMMANDS = {
+    'pairs': compare_pairs,
+    'repeated': count_repeated,
+    'unchanged': count_unchanged,
+    'drawn': score_drawn,
+}
 
 if __name__ == '__main__':
     main()

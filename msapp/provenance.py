@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import platform
@@ -179,6 +180,27 @@ def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
     path = log_dir / 'summary.tsv'
     write_atomic(path, '\n'.join(lines) + '\n')
     return path
+
+
+def find_run(output_dir: Path, participant: str) -> Path | None:
+    """Return the folder of the last run that worked on a participant; None if none is known.
+
+    A run that wrote reports alone took no step.
+
+    Parameters
+    ----------
+    output_dir : Path
+        Holds ``logs``.
+    participant : str
+        As in ``summary.tsv``.
+    """
+    for summary in sorted(output_dir.glob('logs/*/summary.tsv'), reverse=True):
+        with summary.open(encoding='utf-8', newline='') as stream:
+            for row in csv.DictReader(stream, delimiter='\t', quoting=csv.QUOTE_NONE):
+                steps = row.get('steps_total') or ''
+                if row.get('participant_id') == participant and steps.isdecimal() and int(steps):
+                    return summary.parent
+    return None
 
 
 def tsv_cell(value: object) -> str:

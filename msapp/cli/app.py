@@ -27,6 +27,7 @@ from msapp.errors import (
     LockedError,
     MsappError,
     StorageError,
+    UsageError,
 )
 from msapp.files import remove_temporary, storage_error
 
@@ -284,6 +285,34 @@ def _left_out(label: str, status: Status, error: MsappError, step: str | None = 
     )
 
 
+def _settings_of_results(settings: Settings, participant: str, logger: logging.Logger) -> Settings:
+    """Return what a participant's files were made with: it is what their report must tell."""
+    from msapp.models.registry import models_for
+    from msapp.provenance import find_run
+    from msapp.settings import load_toml, make_settings
+
+    if not settings.reports_only:
+        return settings
+    run = find_run(settings.output_dir, participant)
+    try:
+        if run is None:
+            raise UsageError(f'{settings.output_dir / "logs"}: no run that made its files.')
+        values = load_toml(run / 'settings.toml')
+        folders = ('bids_dir', 'output_dir', 'work_dir', 'derivatives')
+        values |= {name: getattr(settings, name) for name in folders}
+        recorded = make_settings(values)
+        models_for(recorded)
+    except UsageError as error:
+        logger.warning(
+            '%s: its report tells the methods of this command, which may not be those that made '
+            'its files. %s',
+            participant,
+            error,
+        )
+        return settings
+    return recorded
+
+
 def _write_reports(
     settings: Settings,
     participants: Sequence[Participant],
@@ -300,7 +329,8 @@ def _write_reports(
         if outcome and outcome.status != 'done' and outcome.failed_step != 'input check':
             errors = [_explain(outcome)]
         try:
-            page = write_report(participant, settings, not_done=not_done, errors=errors)
+            made_with = _settings_of_results(settings, participant.label, logger)
+            page = write_report(participant, made_with, not_done=not_done, errors=errors)
             logger.info('%s: report %s', participant.label, page)
         except StorageError as error:
             logger.error('%s: no report. %s', participant.label, error)

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from msapp.files import atomic_path
 from msapp.imaging import geometry
-from msapp.imaging.brain import BrainExtraction, extract_brain, mask_on_grid
+from msapp.imaging.brain import extract_brain, mask_on_grid
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
 from msapp.imaging.midpoint import find_midpoint
 from msapp.imaging.registration import register_linear
@@ -180,58 +180,60 @@ def _files_of(entry: RealPair | RealVisit, data: Path) -> list[Path]:
 
 
 def _prepare_pair(pair: RealPair, data: Path) -> Visits:
-    """Bring two visits into one space."""
-    images = [_read_corrected(data / path) for path in (pair.previous, pair.current)]
-    found = [extract_brain(image) for image in images]
-    midpoint = find_midpoint(
-        images, [brain.brain for brain in found], [brain.from_mni for brain in found]
-    )
-    to_previous, to_current = midpoint.to_visit
-    affine = register_linear(
-        images[1],
-        images[0],
-        kind='Affine',
-        mask=found[1].brain,
-        initial=to_previous @ np.linalg.inv(to_current),
-    )
-    to_visits = [affine @ to_current, to_current]
     to_masks = np.eye(4)
     if pair.transform is not None:
         # What resamples the visit onto the masks' space takes points from there to the visit.
         to_masks = np.linalg.inv(geometry.load_transform(data / pair.transform))
-    masks = [
-        geometry.resample_mask(
-            load_mask(data / path), geometry.individual_grid(), to_masks @ to_current
-        )
-        for path in (pair.increase, pair.decrease)
-    ]
-    return _gather(pair.name, images, found, to_visits, midpoint.from_mni, masks)
+    images = [load_image(data / path) for path in (pair.previous, pair.current)]
+    masks = [load_mask(data / path) for path in (pair.increase, pair.decrease)]
+    return bring_together(pair.name, images, masks, to_masks)
 
 
 def _prepare_visit(visit: RealVisit, data: Path) -> Visits:
-    """Bring one visit to the axes of MNI."""
-    image = _read_corrected(data / visit.image)
-    found = extract_brain(image)
-    midpoint = find_midpoint([image], [found.brain], [found.from_mni])
-    nothing = np.zeros(geometry.MNI_SHAPE, bool)
-    return _gather(
-        visit.name, [image], [found], midpoint.to_visit, midpoint.from_mni, [nothing, nothing]
-    )
+    return bring_together(visit.name, [load_image(data / visit.image)])
 
 
-def _read_corrected(path: Path) -> nib.Nifti1Image:
-    return correct_bias(nib.as_closest_canonical(load_image(path)))
-
-
-def _gather(
+def bring_together(
     name: str,
     images: Sequence[nib.Nifti1Image],
-    found: Sequence[BrainExtraction],
-    to_visits: Sequence[np.ndarray],
-    from_mni: np.ndarray,
-    masks: Sequence[np.ndarray],
+    masks: Sequence[nib.Nifti1Image] = (),
+    to_masks: np.ndarray | None = None,
 ) -> Visits:
-    """Resample visits once each, scale them, and cut the brain out."""
+    """Bring two visits, or one, into one space, as the app does.
+
+    Parameters
+    ----------
+    name : str
+        Of the patient.
+    images : sequence of nibabel.Nifti1Image
+        FLAIR of the earlier and of the later visit, or of the only one, as they come from the
+        scanner.
+    masks : sequence of nibabel.Nifti1Image
+        Of what became lesion and of what ceased to be one; without them nothing changed.
+    to_masks : (4, 4) ndarray, optional
+        World of the later image to that of the masks; identity by default.
+
+    Raises
+    ------
+    InputError
+        If a brain is not found.
+    """
+    images = [correct_bias(nib.as_closest_canonical(image)) for image in images]
+    found = [extract_brain(image) for image in images]
+    midpoint = find_midpoint(
+        images, [brain.brain for brain in found], [brain.from_mni for brain in found]
+    )
+    to_visits = list(midpoint.to_visit)
+    if len(images) > 1:
+        to_previous, to_current = to_visits
+        affine = register_linear(
+            images[1],
+            images[0],
+            kind='Affine',
+            mask=found[1].brain,
+            initial=to_previous @ np.linalg.inv(to_current),
+        )
+        to_visits[0] = affine @ to_current
     grid = geometry.individual_grid()
     scaled, whites, brains = [], [], []
     for image, brain, transform in zip(images, found, to_visits, strict=True):
@@ -247,7 +249,11 @@ def _gather(
     affine[:3, 3] = nib.affines.apply_affine(grid.affine, [side.start for side in box])
     shown = [torch.from_numpy((image * both)[box]) for image in scaled]
     thickness = [max(geometry.spacing_mm(image)) for image in images]
-    increase, decrease = (torch.from_numpy((mask & both)[box]) for mask in masks)
+    through = to_visits[-1] if to_masks is None else to_masks @ to_visits[-1]
+    changed = [geometry.resample_mask(mask, grid, through) for mask in masks] or [
+        np.zeros_like(both)
+    ] * 2
+    increase, decrease = (torch.from_numpy((mask & both)[box]) for mask in changed)
     return Visits(
         name=name,
         images=torch.stack([shown[0], shown[-1]]),
@@ -255,7 +261,7 @@ def _gather(
         increase=increase,
         decrease=decrease,
         affine=affine,
-        from_mni=from_mni,
+        from_mni=midpoint.from_mni,
         slice_mm=np.array([thickness[0], thickness[-1]]),
         paired=len(images) > 1,
     )

@@ -16,7 +16,7 @@ from msapp.engine.record import MORE_MEMORY, explain, step_label
 from msapp.errors import StorageError, UsageError
 from msapp.files import write_atomic
 from msapp.logs import close_logging, setup_logging
-from msapp.provenance import sha256_file, write_run_record, write_summary
+from msapp.provenance import find_run, sha256_file, write_run_record, write_summary
 from msapp.resources import Limits
 from msapp.settings import Settings, load_toml, make_settings
 
@@ -41,6 +41,21 @@ def test_the_summary_has_one_clean_line_a_participant(tmp_path):
     first = ['sub-01', 'failed', '65', '9', '3', '2', '12.3', 'ses-1 n4', 'two lines and a tab']
     assert lines[1].split('\t') == first
     assert lines[2].split('\t')[-2:] == ['n/a', 'n/a']
+
+
+def test_the_run_that_made_results_is_the_last_that_took_steps(tmp_path):
+    none = {'steps_total': 0, 'steps_run': 0, 'steps_reused': 0}
+    runs = [
+        ('20260101T000000-ff', Result()),
+        ('20260102T000000-aa', Result()),
+        ('20260103T000000-00', Result('sub-02')),
+        ('20260104T000000-00', Result(**none)),
+    ]
+    for name, result in runs:
+        write_summary(tmp_path / 'logs' / name, [result])
+    assert find_run(tmp_path, 'sub-01') == tmp_path / 'logs' / '20260102T000000-aa'
+    assert find_run(tmp_path, 'sub-02') == tmp_path / 'logs' / '20260103T000000-00'
+    assert find_run(tmp_path, 'sub-03') is None
 
 
 def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
