@@ -206,7 +206,10 @@ def first_columns(participant: str, visit: Visit) -> dict[str, Any]:
 
 def pair_columns(previous: Visit, visit: Visit) -> dict[str, Any]:
     """Return the columns that name the visit before."""
-    return {'since_session': previous.session, 'interval_days': interval_days(previous, visit)}
+    days = interval_days(previous, visit)
+    # Visits in the order of their labels may have times that deny it.
+    known = days is not None and days >= 0
+    return {'since_session': previous.session, 'interval_days': days if known else None}
 
 
 def _summary_columns(participant: str, visit: Visit) -> dict[str, Any]:
@@ -284,7 +287,10 @@ def _add_changes(
     for number, index in enumerate(tracked, start=1):
         if number in judged:
             workflow.connect(new[index], 'outputnode.mask', tracks, f'inputnode.new{number}')
+            workflow.connect(new[index], 'outputnode.gone', tracks, f'inputnode.gone{number}')
         workflow.connect(found[index], 'outputnode.labels', tracks, f'inputnode.labels{number}')
+        brain = applied[index], 'outputnode.brain_mask'
+        workflow.connect(*brain, tracks, f'inputnode.brain{number}')
         workflow.connect(found[index], 'outputnode.rows', tracks, f'inputnode.lesions{number}')
     everyone = ParticipantSinks(workflow, settings, sinks[0].participant)
     changes.add_course_outputs(tracks, everyone, visits)

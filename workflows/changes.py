@@ -30,6 +30,10 @@ from msapp.workflows.outputs import (
 NAME = 'changes_wf'
 # What `TakePair` takes out for each pair of visits.
 OF_PAIR = ('classes', 'rows', 'measures')
+# What `TrackLesions` takes of each visit, and under which name.
+OF_VISIT = {'labels': 'labels', 'brain': 'brains'}
+# What a network for new lesions marks between two visits.
+JUDGED = ('new', 'gone')
 METHODS = f"""\
 Lesions of consecutive visits were linked if they share at least
 {100 * LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do so when
@@ -43,15 +47,17 @@ JUDGED_METHODS = f"""\
 Where the network for new lesions looked at both visits, a lesion that only the later one shows, or
 of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} %, is new, whatever its size,
 if the network marked more than {100 * SUPPORT:.0f} % of it; one that only the later visit
-shows is unconfirmed if not. """
+shows is unconfirmed if not. Where it marked, with the visits exchanged, more than
+{100 * SUPPORT:.0f} % of a lesion that only the earlier visit shows, that one is resolved, else
+unconfirmed. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '
     'only as good as these: look at every new, enlarged and resolved lesion before you count it.'
 )
 BASELINE_CAUTION = (
     'These lesions come from the classical baseline. Where it finds a lesion at one visit and '
-    'misses it at the other, the lesion is called new or resolved, which happens often; new only '
-    'where no network for new lesions looked.'
+    'misses it at the other, the lesion is called new or resolved, which happens often, where no '
+    'network for new lesions looked.'
 )
 # Why the imaging items of the McDonald criteria cannot be told.
 NO_ZONES = (
@@ -98,7 +104,7 @@ LIMITS: dict[str, dict[str, Any]] = {
     },
     'LeastMarked': {
         'Value': SUPPORT,
-        'Units': 'share of a lesion of the later visit that a network for new lesions marked',
+        'Units': 'share of a lesion of one visit alone that a network for new lesions marked',
         'Source': 'msapp; where such a network looked at the pair',
     },
     'LeastLesionMM3': {
@@ -111,19 +117,20 @@ LIMITS: dict[str, dict[str, Any]] = {
 
 def cautions(settings: Settings) -> tuple[str, ...]:
     """Return what a reader of change classes must know."""
-    if not _tracks(settings):
+    if not follows_lesions(settings):
         return ()
     return (CAUTION,) if 'lesions' in models_for(settings) else (BASELINE_CAUTION, CAUTION)
 
 
 def methods(settings: Settings) -> str:
     """Return the sentences of the report about change classes."""
-    if not _tracks(settings):
+    if not follows_lesions(settings):
         return ''
     return METHODS + JUDGED_METHODS if 'longitudinal' in models_for(settings) else METHODS
 
 
-def _tracks(settings: Settings) -> bool:
+def follows_lesions(settings: Settings) -> bool:
+    """Tell whether lesions are followed over visits."""
     return {'lesions', 'longitudinal'} <= set(settings.tasks)
 
 
@@ -138,7 +145,7 @@ def tracked_visits(visits: Sequence[Visit], settings: Settings) -> tuple[int, ..
         for number, visit in enumerate(visits)
         if 'FLAIR' in visit.images and can_find_lesions(visit, settings)
     ]
-    return tuple(found) if _tracks(settings) else ()
+    return tuple(found) if follows_lesions(settings) else ()
 
 
 def _obstacle(settings: Settings) -> str:
@@ -178,10 +185,10 @@ def init_changes_wf(
 
     Inputs
     ------
-    labels<n>, lesions<n>
-        Lesion instances and table of visit n, counted from 1.
-    new<n>
-        Mask of new lesions of each visit of ``judged``.
+    labels<n>, brain<n>, lesions<n>
+        Lesion instances, brain mask and table of visit n, counted from 1.
+    new<n>, gone<n>
+        Masks of lesions that came and that went, of each visit of ``judged``.
 
     Outputs
     -------
@@ -197,7 +204,7 @@ def init_changes_wf(
     pairs = [f'{field}{number}' for number in numbers[1:] for field in OF_PAIR]
     inputnode = pe.Node(
         niu.IdentityInterface(
-            [f'{field}{n}' for field in ('labels', 'lesions', 'new') for n in numbers]
+            [f'{field}{n}' for field in (*OF_VISIT, 'lesions', *JUDGED) for n in numbers]
         ),
         name='inputnode',
     )
@@ -211,16 +218,20 @@ def init_changes_wf(
         years=_years(visits),
         sessions=[visit.session or '' for visit in visits],
     )
-    merge = make_node(Merge(len(visits)), 'merge_labels', work_dir=str(settings.work_path))
-    for number in numbers:
-        workflow.connect(inputnode, f'labels{number}', merge, f'in{number}')
-    workflow.connect(merge, 'out', track, 'labels')
+    for field, target in OF_VISIT.items():
+        merge = make_node(Merge(len(visits)), f'merge_{target}', work_dir=str(settings.work_path))
+        for number in numbers:
+            workflow.connect(inputnode, f'{field}{number}', merge, f'in{number}')
+        workflow.connect(merge, 'out', track, target)
     if judged:
         track.inputs.new_pairs = [number - 2 for number in judged]
-        gather = make_node(Merge(len(judged)), 'merge_new', work_dir=str(settings.work_path))
-        for place, number in enumerate(judged, start=1):
-            workflow.connect(inputnode, f'new{number}', gather, f'in{place}')
-        workflow.connect(gather, 'out', track, 'new')
+        for field in JUDGED:
+            gather = make_node(
+                Merge(len(judged)), f'merge_{field}', work_dir=str(settings.work_path)
+            )
+            for place, number in enumerate(judged, start=1):
+                workflow.connect(inputnode, f'{field}{number}', gather, f'in{place}')
+            workflow.connect(gather, 'out', track, field)
     workflow.connect(track, 'tracks', outputnode, 'tracks')
     for number in numbers[1:]:
         take = make_node(TakePair(), f'take{number}', index=number - 2)
@@ -230,17 +241,20 @@ def init_changes_wf(
                 (take, outputnode, [(field, f'{field}{number}') for field in OF_PAIR]),
             ]
         )
-    _add_dissemination(workflow, visits, settings)
+    _add_dissemination(workflow, visits, settings, judged)
     return workflow
 
 
-def _add_dissemination(workflow: pe.Workflow, visits: Sequence[Visit], settings: Settings) -> None:
+def _add_dissemination(
+    workflow: pe.Workflow, visits: Sequence[Visit], settings: Settings, judged: Sequence[int]
+) -> None:
     """Add the items of the McDonald criteria to the graph of :func:`init_changes_wf`."""
     assess = make_node(
         AssessDissemination(),
         'assess_dissemination',
         visits=[visit.name for visit in visits],
         obstacle=_obstacle(settings),
+        judged=[number - 1 for number in judged],
     )
     # Rows are no files, so what lists them may move with the work folder.
     merge = make_node(niu.Merge(len(visits), no_flatten=True), 'merge_rows')
@@ -259,9 +273,11 @@ def _add_dissemination(workflow: pe.Workflow, visits: Sequence[Visit], settings:
 
 
 def _years(visits: Sequence[Visit]) -> list[float]:
-    """Return the years between visits; 0 where times are absent, the same or in reverse order."""
+    """Return the years between visits; 0 where times are absent, too near or in reverse order."""
     days = [interval_days(*pair) or 0.0 for pair in pairwise(visits)]
-    return [max(gap, 0.0) / change.DAYS_PER_YEAR for gap in days]
+    return [
+        gap / change.DAYS_PER_YEAR if gap >= change.LEAST_INTERVAL_DAYS else 0.0 for gap in days
+    ]
 
 
 def add_course_outputs(

@@ -20,7 +20,8 @@ from msapp.workflows.outputs import VisitSinks, make_network_node
 METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
-probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic} """
+probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic} With the
+visits exchanged the same network marked the lesions that are gone. """
 HYBRID_METHODS = f"""\
 It looks at patches about candidate regions alone (hybrid method, MSSEG-2 workshop, MICCAI 2021):
 regions of at least {candidates.MINIMUM_MM3:g} mm3 that are more than
@@ -41,7 +42,7 @@ FIELDS = (
     'previous_brain',
     'current_mask',
 )
-OUTPUTS = ('mask', 'probability', 'labels', 'rows', 'measures')
+OUTPUTS = ('mask', 'gone', 'probability', 'labels', 'rows', 'measures')
 # Of the self-check.
 CHECKS = {'rows': 'check_rows', 'image': 'check_image', 'examples': 'check_examples'}
 
@@ -94,7 +95,7 @@ def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
 
     Outputs
     -------
-    mask, probability, labels, rows, measures
+    mask, gone, probability, labels, rows, measures
         Of `msapp.interfaces.newlesions.SegmentNewLesions`.
     check_rows, check_image, check_examples
         Of `msapp.interfaces.newlesions.CheckDetector`.
@@ -170,6 +171,7 @@ def add_new_lesion_outputs(
     instances: dict[str, Any] = {'desc': f'newlesions{description}', 'suffix': 'dseg'}
     files: list[tuple[str, str, dict[str, Any]]] = [
         ('individual', 'mask', {'label': 'new', 'desc': description, 'suffix': 'mask'}),
+        ('individual', 'gone', {'label': 'gone', 'desc': description, 'suffix': 'mask'}),
         ('individual', 'probability', {'label': 'new', 'desc': description, 'suffix': 'probseg'}),
         ('individual', 'labels', instances),
     ]

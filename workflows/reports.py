@@ -30,9 +30,9 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     if 'lesions' in settings.tasks:
         text += lesions.methods(settings)
     if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
-        text += changes.methods(settings) + longitudinal.METHODS
+        text += changes.methods(settings)
     if any(_compared(item.visits, settings) for item in participants):
-        text += newlesions.methods(settings)
+        text += longitudinal.METHODS + newlesions.methods(settings)
     return ' '.join((text + CAUTION).split())
 
 
@@ -70,6 +70,7 @@ def write_report(
         errors=tuple(given),
         warnings=(*participant.left_out, *_warnings(participant, settings)),
         change_cautions=changes.cautions(settings),
+        followed=changes.follows_lesions(settings),
         methods_html=f'<p>{trusted(methods_text(settings, [participant]))}</p>',
         versions={name: version for name, version in versions().items() if version},
         settings={

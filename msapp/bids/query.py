@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +175,8 @@ def _plan(label: str, settings: Settings, filters: Filters) -> Participant:
     if not visits:
         reasons = ' '.join(left_out) or 'no visit found.'
         raise InputError(f'{label}: {reasons} A FLAIR or a T1w image is needed.')
-    return Participant(label, tuple(sort_visits(visits)), (*left_out, *_missing_times(visits)))
+    visits = sort_visits(visits)
+    return Participant(label, tuple(visits), (*left_out, *_doubtful_order(visits)))
 
 
 def _outside_sessions(bids_dir: Path, label: str) -> list[str]:
@@ -188,15 +190,23 @@ def _outside_sessions(bids_dir: Path, label: str) -> list[str]:
     ]
 
 
-def _missing_times(visits: list[Visit]) -> list[str]:
-    """Say why visits of which some have a time are sorted by their labels all the same."""
+def _doubtful_order(visits: Sequence[Visit]) -> Iterator[str]:
+    """Say why visits are sorted by their labels, and where the times that are known deny it."""
     without = [visit.name for visit in visits if not visit.acq_time]
-    if not without or len(without) == len(visits):
-        return []
-    return [
-        f'The visits are sorted by their labels: {", ".join(without)} has no acq_time in '
-        'sessions.tsv or scans.tsv that can be read, as 2020-01-31T12:00:00.'
-    ]
+    if len(visits) < 2 or not without:
+        return
+    yield (
+        f'The visits are sorted by their labels: {", ".join(without)} '
+        f'{"has" if len(without) == 1 else "have"} no acq_time in sessions.tsv or scans.tsv that '
+        'can be read, as 2020-01-31T12:00:00.'
+    )
+    dated = [visit for visit in visits if visit.acq_time]
+    for earlier, later in pairwise(dated):
+        if (gap := interval_days(earlier, later)) is not None and gap < 0:
+            yield (
+                f'{later.name} comes after {earlier.name} by its label, but before it by acq_time. '
+                'Give every visit a time: what is new and what is gone may be exchanged.'
+            )
 
 
 def sort_visits(visits: list[Visit]) -> list[Visit]:

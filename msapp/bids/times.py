@@ -5,11 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from msapp.bids.files import list_folder
 
+# How Python writes UTC at the end of a time.
+ZERO = '+00:00'
 UTF16_STARTS = (b'\xff\xfe', b'\xfe\xff')
 
 
@@ -27,12 +29,12 @@ def read_times(bids_dir: Path, label: str) -> dict[str | None, str]:
         for path in list_folder(place):
             if path.name.endswith('_scans.tsv'):
                 for row in read_rows(path):
-                    if is_time(row.get('acq_time')):
-                        times.setdefault(session, row['acq_time'])
+                    if time := read_time(row.get('acq_time')):
+                        times.setdefault(session, time)
     for row in read_rows(folder / f'{label}_sessions.tsv'):
-        if is_time(row.get('acq_time')):
+        if time := read_time(row.get('acq_time')):
             session = row.get('session_id', '').removeprefix('ses-')
-            times[f'ses-{session}'] = row['acq_time']
+            times[f'ses-{session}'] = time
     return times
 
 
@@ -61,12 +63,21 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     ]
 
 
-def is_time(value: object) -> bool:
-    """Tell whether a value is an ISO 8601 time without a zone that Python can compare."""
+def read_time(value: object) -> str | None:
+    """Return an ISO 8601 time without a zone, None for what is none; times with one become UTC.
+
+    Examples
+    --------
+    >>> read_time('2020-01-31T12:00:00'), read_time('2020-01-31T12:00:00.5+02:00')
+    ('2020-01-31T12:00:00', '2020-01-31T10:00:00.500000')
+    >>> read_time('n/a') is None
+    True
+    """
     try:
-        return datetime.fromisoformat(str(value)).tzinfo is None
-    except ValueError:
-        return False
+        time = datetime.fromisoformat(str(value))
+        return str(value) if time.tzinfo is None else time.astimezone(UTC).isoformat()[: -len(ZERO)]
+    except (ValueError, OverflowError):
+        return None
 
 
 def natural_key(label: str) -> list[tuple[int, str]]:

@@ -89,7 +89,7 @@ def _add_input_flags(group: argparse._ArgumentGroup) -> None:
         '--bids-database-dir',
         type=Path,
         metavar='DIR',
-        help='keep the index of the dataset here and use it again; for thousands of files',
+        help='accepted, has no effect: the dataset is listed without an index',
     )
     group.add_argument(
         '--skip-bids-validation', action='store_true', help='do not run the BIDS validator'

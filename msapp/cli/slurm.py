@@ -203,12 +203,6 @@ def check(args: argparse.Namespace) -> None:
             f'after "--": {" ".join(own) or "a level"} is set by {PROGRAM} itself; see '
             f'{PROGRAM} --help for the option to use.'
         )
-    index = given.get('bids_database_dir')
-    if index is not None and not index.exists():
-        raise UsageError(
-            f'--bids-database-dir {index}: does not exist, and all tasks would write it at once. '
-            'Make it with one run of msapp --dry-run, or leave the option out.'
-        )
     call += ['--work-dir', str(args.work_dir)] if args.work_dir else []
     check_folders(make_settings(parse([*call, *(['--dry-run'] if args.dry_run else [])])[0]))
     for option in args.sbatch_option:

@@ -16,6 +16,9 @@ class _AssessInput(BaseInterfaceInputSpec):
     lesions = traits.List(
         traits.List(traits.Dict()), mandatory=True, desc='table of lesions of each visit'
     )
+    judged = traits.List(
+        traits.Int(), mandatory=True, desc='visits, from 0, at which a network sought new lesions'
+    )
     obstacle = traits.Str('', usedefault=True, desc='why nothing can be told, where that is so')
 
 
@@ -46,6 +49,7 @@ class AssessDissemination(NodeInterface):
                 name,
                 {row['lesion']: row['location'] for row in rows},
                 {row['lesion']: row['extent_mm'] for row in rows},
+                judged=number in self.inputs.judged,
             )
             for number, (name, rows) in enumerate(
                 zip(self.inputs.visits, self.inputs.lesions, strict=True)

@@ -303,7 +303,9 @@ class _TrackLesionsInput(BaseInterfaceInputSpec):
         traits.Float(), mandatory=True, desc='from each visit to the next; 0 if not known'
     )
     sessions = traits.List(traits.Str(), mandatory=True, desc='of each visit; empty without')
+    brains = InputMultiObject(File(exists=True), mandatory=True, desc='mask of each visit')
     new = InputMultiObject(File(exists=True), desc='masks of new lesions by a detector')
+    gone = InputMultiObject(File(exists=True), desc='the same, of lesions that are gone')
     new_pairs = traits.List(traits.Int(), desc='pair of visits of each of these masks, from 0')
 
 
@@ -329,15 +331,19 @@ class TrackLesions(NodeInterface):
         from msapp.lesions.tracks import track_lesions
 
         grid = load(self.inputs.labels[0])
-        detected: list[np.ndarray | None] = [None] * (len(self.inputs.labels) - 1)
-        if isdefined(self.inputs.new):
-            for pair, path in zip(self.inputs.new_pairs, self.inputs.new, strict=True):
-                detected[pair] = mask_array(path)
+        inputs = self.inputs
+        new: list[np.ndarray | None] = [None] * (len(inputs.labels) - 1)
+        gone = list(new)
+        if isdefined(inputs.new):
+            for pair, *paths in zip(inputs.new_pairs, inputs.new, inputs.gone, strict=True):
+                new[pair], gone[pair] = map(mask_array, paths)
         found = track_lesions(
-            [label_array(path) for path in self.inputs.labels],
+            [label_array(path) for path in inputs.labels],
             geometry.voxel_volume_mm3(grid),
-            new=detected,
-            years=[years or math.nan for years in self.inputs.years],
+            new=new,
+            gone=gone,
+            seen=[mask_array(path) for path in inputs.brains],
+            years=[years or math.nan for years in inputs.years],
         )
         outputs: dict[str, Any] = {}
         if found.comparisons:

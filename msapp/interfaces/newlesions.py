@@ -63,16 +63,15 @@ class _Pair:
         self.spec = load_spec(inputs.model)
         self._network, self._flips = load_network(self.spec), inputs.flips
 
-    def find(self, current: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the probability of a new lesion, and the instances; or in another later image."""
+    def find(self, **others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability of a new lesion, and the instances; or between other images."""
         from msapp.imaging import geometry
         from msapp.inference.device import current_device
         from msapp.inference.newlesions import predict_new_lesions
         from msapp.lesions.instances import label_instances
 
-        images = self.images if current is None else self.images | {'current': current}
         probability = predict_new_lesions(
-            images,
+            self.images | others,
             self.brain,
             self._network,
             self.spec,
@@ -93,6 +92,7 @@ class _SegmentNewLesionsInput(_PairInput):
 
 class _SegmentNewLesionsOutput(TraitedSpec):
     mask = File(exists=True)
+    gone = File(exists=True, desc='what is a lesion at the earlier visit alone')
     probability = File(exists=True)
     labels = File(exists=True)
     rows = traits.List(traits.Dict())
@@ -100,7 +100,7 @@ class _SegmentNewLesionsOutput(TraitedSpec):
 
 
 class SegmentNewLesions(NodeInterface):
-    """A network for new lesions."""
+    """A network for new lesions, and in reverse for those that are gone."""
 
     input_spec, output_spec = _SegmentNewLesionsInput, _SegmentNewLesionsOutput
 
@@ -110,11 +110,13 @@ class SegmentNewLesions(NodeInterface):
 
         pair = _Pair(self.inputs)
         probability, labels = pair.find()
+        _, gone = pair.find(previous=pair.images['current'], current=pair.images['previous'])
         grid: SpatialImage = pair.grid
         to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
         rows = measure_new_lesions(labels, grid.affine, to_mni, probability, pair.images)
         return {
             'mask': save(labels > 0, grid, folder / 'new.nii.gz'),
+            'gone': save(gone > 0, grid, folder / 'gone.nii.gz'),
             'probability': save(probability, grid, folder / 'probability.nii.gz'),
             'labels': save(labels, grid, folder / 'labels.nii.gz'),
             'rows': rows,
@@ -158,7 +160,7 @@ class CheckDetector(NodeInterface):
             matrix(inputs.current_to_individual),
             np.random.default_rng(inputs.seed),
         )
-        _, labels = pair.find(painted.image)
+        _, labels = pair.find(current=painted.image)
         return {
             'image': save(painted.image, pair.grid, folder / 'painted.nii.gz'),
             'examples': save(painted.examples(), pair.grid, folder / 'examples.nii.gz'),

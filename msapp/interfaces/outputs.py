@@ -17,9 +17,10 @@ from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, Traited
 class SinkInput(BaseInterfaceInputSpec):
     """What every node that writes into the output folder takes."""
 
-    # Not hashed: moving the output folder recomputes nothing; workflows/outputs.py makes a sink
-    # run again where its file is gone.
-    output_dir = traits.Str(mandatory=True, nohash=True)
+    # Hashed, though what is written does not depend on it: with one work folder for two output
+    # folders a sink that wrote last into the other one must write again. It also runs again where
+    # its file is gone (workflows/outputs.py).
+    output_dir = traits.Str(mandatory=True)
     name = traits.Str(mandatory=True, desc='path below output_dir')
 
 

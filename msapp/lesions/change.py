@@ -17,14 +17,18 @@ voxel more on a lesion of three a change, so the least sizes of ``animaLesionEvo
 by much is new altogether; here it is enlarged, since the old lesion is still in it, and
 ``new_part_ml`` gives the growth that Anima would call new.
 
+What one visit alone shows, and lies by half outside the brain that the other shows (field of view,
+mask), is *unconfirmed*: nobody looked there.
+
 Two segmentations disagree by chance far more often than lesions appear or vanish: every lesion
 near the threshold is found at one visit and missed at another. What is seen at one visit only
 therefore needs support, and is *unconfirmed* without:
 
 - where a detector of new lesions, which compares the images themselves, has looked at the pair, a
   lesion of the later visit is new if more than half of its volume (`SUPPORT`) is in the detector's
-  mask, whatever its size, and unconfirmed if not;
-- where none has, and for lesions of the earlier visit, it must have `LEAST_LESION_MM3`.
+  mask, whatever its size, and unconfirmed if not; so is one of the earlier visit resolved where
+  the detector has looked at the visits in reverse;
+- where none has, it must have `LEAST_LESION_MM3`.
 
 A lesion that such a detector marked is new as well where all that was there before covers less than
 `msapp.lesions.matching.LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier
@@ -78,6 +82,8 @@ NEW_PART = 0.5
 # Anima: smallest lesion, mm3 (itself kept).
 LEAST_LESION_MM3 = 6.0
 DAYS_PER_YEAR = 365.25
+# A rate from visits nearer than this is the error of two measurements times a large number.
+LEAST_INTERVAL_DAYS = 30.0
 MM3_PER_ML = 1000.0
 
 # The columns of the table of changes, each with its meaning and unit.
@@ -91,8 +97,9 @@ CHANGE_COLUMNS = {
     'volume_after_ml': 'their volume at the later visit, ml',
     'change_ml': 'volume after less volume before, ml',
     'change_percent': 'the same in percent of the volume before; missing if that is 0',
-    'change_ml_per_year': 'change_ml by years between the visits; missing if not known',
-    'change_percent_per_year': 'change_percent by years between the visits; missing if not known',
+    'change_ml_per_year': 'change_ml by years between the visits; missing where the days between '
+    f'them are not known, or fewer than {LEAST_INTERVAL_DAYS:g}',
+    'change_percent_per_year': 'change_percent by years between the visits; missing likewise',
     'overlap': 'Dice overlap of all earlier with all later voxels, 0 to 1',
     'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0',
 }
@@ -185,6 +192,8 @@ def compare_visits(
     voxel_mm3: float,
     *,
     new: np.ndarray | None = None,
+    gone: np.ndarray | None = None,
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
     years: float = math.nan,
     identifiers: Mapping[int, int] | None = None,
     next_identifier: int | None = None,
@@ -200,6 +209,10 @@ def compare_visits(
     new : (I, J, K) ndarray of bool, optional
         Voxels that a detector of new lesions has marked. None where none has looked, which is not
         the same as an empty mask.
+    gone : (I, J, K) ndarray of bool, optional
+        The same for the visits in reverse: what is a lesion at the earlier one alone.
+    seen : tuple of two (I, J, K) ndarray of bool, optional
+        Brain that the earlier and the later visit show; all by default.
     years : float
         From the earlier to the later visit; NaN if not known.
     identifiers : mapping of int to int, optional
@@ -226,10 +239,10 @@ def compare_visits(
     >>> change.kind, change.change_percent, change.change_ml
     ('enlarged', 100.0, 0.018)
     """
-    check_maps([earlier, later], voxel_mm3, [new])
+    check_maps([earlier, later], voxel_mm3, [new, gone, *(seen or ())])
     if years <= 0:
         raise InputError(f'years between visits must be above 0, got {years}. Check acq_time.')
-    pair = link_visits(earlier, later, voxel_mm3, new)
+    pair = link_visits(earlier, later, voxel_mm3, new, gone, seen)
     known = number_by_size(earlier) if identifiers is None else identifiers
     free = itertools.count(next_identifier or max(known.values(), default=0) + 1)
     groups = group_lesions(pair, known, free)
@@ -285,11 +298,18 @@ def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
     """Return the class of a group; the rules are those of the module."""
     sides = pair.before.voxels[rows] * pair.voxel_mm3, pair.after.voxels[columns] * pair.voxel_mm3
     large = [int((side >= LEAST_LESION_MM3 * (1 - ROUNDING)).sum()) for side in sides]
+    if not columns.size and pair.unseen[0][rows].any():
+        return 'unconfirmed'
+    if not rows.size and pair.unseen[1][columns].any():
+        return 'unconfirmed'
     if not rows.size and pair.marked is not None:
         marked = pair.marked[pair.after.numbers == columns[0] + 1]
         return 'new' if marked.mean() > SUPPORT else 'unconfirmed'
     if not columns.size and pair.swallowed[rows].any():
         return 'unconfirmed'
+    if not columns.size and pair.gone is not None:
+        left = pair.gone[pair.before.numbers == rows[0] + 1]
+        return 'resolved' if left.mean() > SUPPORT else 'unconfirmed'
     if not rows.size or not columns.size:
         return 'unconfirmed' if not any(large) else 'resolved' if rows.size else 'new'
     earlier, later = (max(count, 1) for count in large)

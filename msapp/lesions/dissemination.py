@@ -69,8 +69,8 @@ class VisitFindings:
         One of `msapp.lesions.location.LOCATIONS` by identifier of each brain lesion of at least
         `LEAST_LONG_AXIS_MM`; None if the place is not known.
     new : frozenset of int, optional
-        Lesions that are new since the visit before; None if the two were not compared. Always None
-        at the first visit.
+        Lesions that are new since the visit before; None if no detector compared the two. Always
+        None at the first visit.
     unconfirmed : frozenset of int
         Lesions without counterpart at the visit before that nothing else supports.
     enhancing : frozenset of int, optional
@@ -118,6 +118,7 @@ def gather_findings(
     places: Mapping[int, str | None],
     long_axes_mm: Mapping[int, float],
     *,
+    judged: bool = True,
     enhancing: Iterable[int] | None = None,
     cord: Iterable[int] | None = None,
 ) -> VisitFindings:
@@ -135,6 +136,9 @@ def gather_findings(
         Location by label in the visit's image, from `msapp.lesions.location.Locations`.
     long_axes_mm : mapping of int to float
         Longest extent by label, mm; lesions under `LEAST_LONG_AXIS_MM` are left out.
+    judged : bool
+        Whether a detector compared the visit's images with those of the visit before. What is new
+        by two segmentations alone does not count.
     enhancing : iterable of int, optional
         Labels that enhance; None without an image after gadolinium.
     cord : iterable of int, optional
@@ -154,7 +158,7 @@ def gather_findings(
     return VisitFindings(
         name=name,
         places={identifier: places[label] for label, identifier in names.items()},
-        new=_of_state(states, 'new') if visit else None,
+        new=_of_state(states, 'new') if visit and judged else None,
         unconfirmed=_of_state(states, 'unconfirmed'),
         enhancing=None if lit is None else frozenset(names[label] for label in lit & set(names)),
         kin=_kin(here),
@@ -326,7 +330,7 @@ def _combine(items: Sequence[_Item]) -> _Item:
 def _new_lesions(visit: VisitFindings) -> _Item:
     """Return the item of new T2 lesions at a follow-up."""
     if visit.new is None:
-        return _Item(NOT_MEASURED, (), f'{visit.name}: not compared with the visit before')
+        return _Item(NOT_MEASURED, (), f'{visit.name}: no network for new lesions looked')
     doubtful = sorted(visit.unconfirmed)
     note = f'{visit.name}: unconfirmed {_join(doubtful)}' if doubtful else ''
     return _Item(MET if visit.new else NOT_MET, tuple(sorted(visit.new)), note)

@@ -10,7 +10,8 @@ smaller one grown no fewer voxels. Lesions that already have a link are not grow
 lesion beside an old one stays new.
 
 A lesion that a detector of new lesions marked has no links where all that was there before covers
-less than `LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier mask held.
+less than `LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier mask held, and
+touches others.
 
 Identifiers stay with a lesion from visit to visit. Of lesions that merge, the largest passes its
 identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
@@ -39,7 +40,7 @@ REACH_VOXELS = 1
 # Share of the smaller lesion that the other must reach when grown. A lesion moved by one voxel is
 # reached altogether; lesions side by side by less than this, but for the smallest.
 LEAST_NEAR = 0.50
-# Share of a lesion that a detector of new lesions must have marked (exceeded).
+# Share of a lesion that a detector of change must have marked (exceeded).
 SUPPORT = 0.5
 # Volumes are sums of voxels; a limit must not depend on the last digit.
 ROUNDING = 1e-6
@@ -74,9 +75,11 @@ class LinkedVisits(NamedTuple):
     shared : (N, M) ndarray of int
         Voxels that two lesions have in common.
     swallowed : (N,) ndarray of bool
-        Earlier lesions that lie in a new one.
-    marked : ndarray of bool, or None
-        What a detector of new lesions marked, cropped as the lesions are.
+        Earlier lesions most of which lies in a new one.
+    unseen : tuple of (N,) and (M,) ndarray of bool
+        Lesions of which the other visit does not show `SUPPORT`.
+    marked, gone : ndarray of bool, or None
+        What a detector marked as new, and as gone, cropped as the lesions are.
     voxel_mm3 : float
     """
 
@@ -86,7 +89,9 @@ class LinkedVisits(NamedTuple):
     links: np.ndarray
     shared: np.ndarray
     swallowed: np.ndarray
+    unseen: tuple[np.ndarray, np.ndarray]
     marked: np.ndarray | None
+    gone: np.ndarray | None
     voxel_mm3: float
 
 
@@ -132,7 +137,12 @@ def check_maps(
 
 
 def link_visits(
-    earlier: np.ndarray, later: np.ndarray, voxel_mm3: float, new: np.ndarray | None
+    earlier: np.ndarray,
+    later: np.ndarray,
+    voxel_mm3: float,
+    new: np.ndarray | None,
+    gone: np.ndarray | None,
+    seen: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> LinkedVisits:
     """Link the lesions of two visits; the rules are those of the module.
 
@@ -141,8 +151,10 @@ def link_visits(
     earlier, later : (I, J, K) ndarray of int
         Lesion instances; see `check_maps`.
     voxel_mm3 : float
-    new : (I, J, K) ndarray of bool, or None
-        What a detector of new lesions marked; None where none has looked.
+    new, gone : (I, J, K) ndarray of bool, or None
+        What a detector marked as new, and as gone; None where none has looked.
+    seen : tuple of two (I, J, K) ndarray of bool, optional
+        Brain that the earlier and the later visit show; all by default.
     """
     box = _box((earlier > 0) | (later > 0))
     before, after = (_arrange(np.pad(labels[box], REACH_VOXELS)) for labels in (earlier, later))
@@ -155,16 +167,33 @@ def link_visits(
     )
     links |= alone & (near >= LEAST_NEAR * smaller)
     swallowed = np.zeros(before.voxels.size, bool)
-    marked = None
+    marked, left = (
+        None if mask is None else np.pad(mask[box].astype(bool), REACH_VOXELS)
+        for mask in (new, gone)
+    )
     if new is not None:
-        marked = np.pad(new[box].astype(bool), REACH_VOXELS)
-        seen = np.bincount(after.numbers[marked], minlength=after.voxels.size + 1)[1:]
         covered = shared.sum(axis=0)
-        little = (covered > 0) & (covered < LEAST_OVERLAP * after.voxels)
-        fresh = little & (seen > SUPPORT * after.voxels)
-        swallowed = links[:, fresh].any(axis=1) & ~links[:, ~fresh].any(axis=1)
+        little = links.any(axis=0) & (covered < LEAST_OVERLAP * after.voxels)
+        fresh = little & (_count_inside(after, new[box]) > SUPPORT * after.voxels)
+        inside = shared[:, fresh].sum(axis=1) > SUPPORT * before.voxels
+        swallowed = inside & ~links[:, ~fresh].any(axis=1)
         links[:, fresh] = False
-    return LinkedVisits(before, after, box, links, shared, swallowed, marked, voxel_mm3)
+    unseen_before, unseen_after = (
+        np.zeros(lesions.voxels.size, bool)
+        if seen is None
+        else _count_inside(lesions, ~seen[other][box]) >= (1 - SUPPORT) * lesions.voxels
+        for lesions, other in ((before, 1), (after, 0))
+    )
+    unseen = unseen_before, unseen_after
+    return LinkedVisits(
+        before, after, box, links, shared, swallowed, unseen, marked, left, voxel_mm3
+    )
+
+
+def _count_inside(lesions: VisitLesions, mask: np.ndarray) -> np.ndarray:
+    """Count the voxels of each lesion in a mask of the box without its margin, (N,)."""
+    inner = lesions.numbers[(slice(REACH_VOXELS, -REACH_VOXELS),) * mask.ndim]
+    return np.bincount(inner[mask.astype(bool)], minlength=lesions.voxels.size + 1)[1:]
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:

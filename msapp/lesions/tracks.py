@@ -49,6 +49,8 @@ def track_lesions(
     voxel_mm3: float,
     *,
     new: Sequence[np.ndarray | None] | None = None,
+    gone: Sequence[np.ndarray | None] | None = None,
+    seen: Sequence[np.ndarray] | None = None,
     years: Sequence[float] | None = None,
 ) -> Tracks:
     """Follow every lesion over all visits.
@@ -59,8 +61,10 @@ def track_lesions(
         Lesion instances of each visit in order of time, on one grid; one visit is enough.
     voxel_mm3 : float
         Volume of a voxel, mm3.
-    new : sequence of ((I, J, K) ndarray of bool or None), optional
+    new, gone : sequence of ((I, J, K) ndarray of bool or None), optional
         Of each two visits that follow each other: see `msapp.lesions.change.compare_visits`.
+    seen : sequence of (I, J, K) ndarray of bool, optional
+        Brain that each visit shows; all by default.
     years : sequence of float, optional
         Of each two visits that follow each other.
 
@@ -72,14 +76,15 @@ def track_lesions(
     Raises
     ------
     InputError
-        As in `msapp.lesions.change.compare_visits`; or if there is no visit, or ``new`` or
-        ``years`` do not have one entry for each two visits.
+        As in `msapp.lesions.change.compare_visits`; or if there is no visit, or ``new``,
+        ``gone`` or ``years`` do not have one entry for each two visits.
     """
     if not visits:
         raise InputError('no visit was given; lesions cannot be followed. Give at least one.')
-    masks = _one_each('new', new, None, len(visits))
+    came = _one_each('new', new, None, len(visits))
+    went = _one_each('gone', gone, None, len(visits))
     gaps = _one_each('years', years, math.nan, len(visits))
-    check_maps(visits, voxel_mm3, masks)
+    check_maps(visits, voxel_mm3, [*came, *went])
     known = number_by_size(visits[0])
     rows: list[dict[str, Any]] = [
         {'identifier': name, 'visit': 0, 'label': label, 'state': 'first'}
@@ -87,12 +92,14 @@ def track_lesions(
     ]
     comparisons = []
     used = len(known)
-    for visit, (mask, gap) in enumerate(zip(masks, gaps, strict=True), start=1):
+    for visit, (appeared, vanished, gap) in enumerate(zip(came, went, gaps, strict=True), start=1):
         found = compare_visits(
             visits[visit - 1],
             visits[visit],
             voxel_mm3,
-            new=mask,
+            new=appeared,
+            gone=vanished,
+            seen=None if seen is None else (seen[visit - 1], seen[visit]),
             years=gap,
             identifiers=known,
             next_identifier=used + 1,

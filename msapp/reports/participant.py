@@ -85,7 +85,11 @@ class VisitSection:
 
 @dataclass(frozen=True)
 class ParticipantReport:
-    """Everything in a report that is not on disk; ``methods_html`` is embedded as it is."""
+    """Everything in a report that is not on disk; ``methods_html`` is embedded as it is.
+
+    ``followed`` tells whether this run followed lesions over visits; what another one left behind
+    is not shown.
+    """
 
     participant: str
     visits: tuple[VisitSection, ...]
@@ -95,6 +99,7 @@ class ParticipantReport:
     methods_html: str = ''
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
+    followed: bool = True
 
 
 @dataclass(frozen=True)
@@ -273,11 +278,12 @@ def _course(output_dir: Path, participant: str, visits: Sequence[VisitView]) -> 
 
 
 def _since(summary: Mapping[str, Any] | None, previous: VisitView | None) -> str | None:
-    """Name of the visit before: from the table, else from the order of the visits."""
+    """Name of the visit before: from the table; without one, from the order of the visits."""
     value = (summary or {}).get('since_session')
     if isinstance(value, str) and value:
         return value
-    return previous.name if previous is not None else None
+    unknown = summary is None and previous is not None
+    return previous.name if unknown and previous is not None else None
 
 
 def _visit(
@@ -286,6 +292,8 @@ def _visit(
     number: int,
     section: VisitSection,
     previous: VisitView | None,
+    *,
+    followed: bool,
 ) -> VisitView:
     session = _bids(section.session, 'ses') if section.session else None
     files = Files(output_dir, participant, session)
@@ -310,7 +318,7 @@ def _visit(
             *_present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
         ),
         mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),
-        changes=_changes(files, summary),
+        changes=_changes(files, summary) if followed else None,
         pair=_pair(files, since, summary) if since is not None else None,
     )
 
@@ -371,7 +379,8 @@ def write_participant_report(output_dir: Path, report: ParticipantReport) -> Pat
     visits: list[VisitView] = []
     for number, section in enumerate(report.visits, start=1):
         previous = visits[-1] if visits else None
-        visits.append(_visit(output_dir, participant, number, section, previous))
+        view = _visit(output_dir, participant, number, section, previous, followed=report.followed)
+        visits.append(view)
     report = replace(report, warnings=(*report.warnings, *_doubts(visits)))
     state, sentence = _verdict(report, visits)
     return write_page(
@@ -380,7 +389,7 @@ def write_participant_report(output_dir: Path, report: ParticipantReport) -> Pat
         report=report,
         participant=participant,
         visits=visits,
-        course=_course(output_dir, participant, visits),
+        course=_course(output_dir, participant, visits) if report.followed else None,
         state=state,
         sentence=sentence,
         columns=VISITS,

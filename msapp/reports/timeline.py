@@ -85,7 +85,7 @@ def timeline(points: Sequence[TimelinePoint], out: Path) -> Path:
     )
     volumes.margins(x=0.1)
     if days is None:
-        volumes.set_xlabel('visits in order; not all dates are known')
+        volumes.set_xlabel('visits in order; their dates are not all known, or not different')
     write_atomic(out, to_png(figure))
     return out
 

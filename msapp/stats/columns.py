@@ -135,7 +135,7 @@ def _outcome(kind: str) -> dict[str, Column]:
 
 VISITS: dict[str, Column] = {
     **_PARTICIPANT,
-    'acq_time': _column('Date and time of the scan.', source='scans.tsv, sessions.tsv or JSON'),
+    'acq_time': _column('Date and time of the scan.', source='sessions.tsv or scans.tsv'),
     'contrasts': _column('Contrasts that were used, separated by commas.', source='BIDS names'),
     'reference_contrast': _column('Contrast on whose grid the visit was read: FLAIR, else T1w.'),
     'slice_thickness_mm': _column(

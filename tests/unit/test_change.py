@@ -436,3 +436,37 @@ def test_a_large_new_lesion_that_swallows_a_speck_is_new_where_a_detector_marked
     earlier[5:20, 5:20, 5:8] = 1
     kinds = [change.kind for change in compare_visits(earlier, later, 1.0, new=marked).changes]
     assert 'new' not in kinds
+
+
+@pytest.mark.parametrize('start', [11, 10, 9])
+def test_a_marked_lesion_that_touches_an_old_speck_is_new(start):
+    """It shares a face, or a voxel, with the speck."""
+    speck, lesion = box((8, 11), (5, 6), (5, 6)), box((start, start + 6), (5, 10), (5, 10))
+    assert 'new' in kinds(speck, lesion, new=lesion > 0)
+    assert 'new' not in kinds(speck, lesion, new=EMPTY > 0)
+
+
+def test_an_old_lesion_that_a_new_one_only_grazes_is_resolved():
+    old, later = rods((0, 20)), box((18, 38), (5, 15), (5, 15))
+    assert kinds(old, later, new=later > 0) == ['new', 'resolved']
+
+
+@pytest.mark.parametrize(
+    ('part', 'kind'), [((4, 10), 'resolved'), ((4, 8), 'resolved'), ((4, 7), 'unconfirmed')]
+)
+def test_what_went_needs_the_detector_too(part, kind):
+    """More than half of it must be marked, where a detector looked at the visits in reverse."""
+    assert kinds(rods((4, 10)), EMPTY, gone=rods(part) > 0) == [kind]
+    assert kinds(rods((4, 10)), EMPTY) == ['resolved']
+
+
+@pytest.mark.parametrize(('edge', 'unseen'), [(11, False), (8, False), (7, True), (5, True)])
+def test_what_the_other_visit_does_not_show_is_neither_new_nor_resolved(edge, unseen):
+    """The other visit's brain ends within the lesion, or before it."""
+    lesion, whole, part = rods((4, 10)), EMPTY == 0, EMPTY == 0
+    part[edge:] = False
+    gone = kinds(lesion, EMPTY, seen=(whole, part))
+    came = kinds(EMPTY, lesion, seen=(part, whole))
+    assert gone == (['unconfirmed'] if unseen else ['resolved'])
+    assert came == (['unconfirmed'] if unseen else ['new'])
+    assert kinds(lesion, lesion, seen=(part, part)) == ['stable']

@@ -20,6 +20,7 @@ from msapp.workflows import changes
 
 SHAPE = (30, 32, 34)
 OLD, NEW = (slice(8, 12),) * 3, (slice(20, 25),) * 3
+WHOLE = (slice(None),) * 3
 
 
 def label_image(path, *boxes):
@@ -46,6 +47,7 @@ def tracked(tmp_path_factory):
         for number, boxes in enumerate(((OLD,), (OLD, NEW), (NEW,)))
     ]
     inputs = {'labels': labels, 'years': [0.5, 0.0], 'sessions': ['ses-1', 'ses-2', 'ses-3']}
+    inputs['brains'] = [label_image(folder / 'brain.nii.gz', WHOLE)] * 3
     return folder, run(TrackLesions, folder, **inputs)
 
 
@@ -98,6 +100,8 @@ def test_where_a_network_looked_only_what_it_marked_is_new(tmp_path, marked, kin
         labels=labels,
         years=[0.0, 0.0],
         sessions=['', '', ''],
+        brains=[label_image(tmp_path / 'brain.nii.gz', WHOLE)] * 3,
+        gone=[label_image(tmp_path / 'gone.nii.gz')],
         new=[label_image(tmp_path / 'new.nii.gz', marked)],
         new_pairs=[1],
     )
@@ -114,6 +118,7 @@ def test_visits_without_any_lesion_are_followed_too(tmp_path, visits):
         labels=labels,
         years=[0.0] * (visits - 1),
         sessions=[''] * visits,
+        brains=labels,
     )
     assert found.tracks == []
     assert found.rows == [[]] * (visits - 1)
@@ -140,10 +145,26 @@ def test_places_and_new_lesions_meet_the_items(tracked, tmp_path):
         tracks=found.tracks,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=lesions,
+        judged=[1, 2],
     )
     assert states['dissemination_in_space'] == ('met', '1,2')
     assert states['new_t2_lesion'] == ('met', '2')
     assert states['juxtacortical'][0] == 'not met'
+
+
+def test_what_is_new_by_two_masks_alone_meets_no_item(tracked, tmp_path):
+    _, found = tracked
+    old, new = lesion(1, 'periventricular'), lesion(2, 'infratentorial')
+    states = items(
+        tmp_path,
+        tracks=found.tracks,
+        visits=['ses-1', 'ses-2', 'ses-3'],
+        lesions=[[old], [old, new], [lesion(1, 'infratentorial')]],
+        judged=[2],
+    )
+    assert states['dissemination_in_space'][0] == 'met'
+    assert states['new_t2_lesion'][0] == 'not measured'
+    assert states['dissemination_in_time'][0] == 'not measured'
 
 
 def test_with_an_obstacle_nothing_is_measured_and_the_reason_is_told(tracked, tmp_path):
@@ -154,6 +175,7 @@ def test_with_an_obstacle_nothing_is_measured_and_the_reason_is_told(tracked, tm
         tracks=found.tracks,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=[[{'lesion': 1}]] * 3,
+        judged=[1, 2],
         obstacle='no zones of the brain',
     ).rows
     assert {row['state'] for row in rows} == {'not measured'}
@@ -168,6 +190,7 @@ def test_one_visit_can_be_disseminated_in_space_but_not_compared(tmp_path):
         tracks=[{**first, 'identifier': number, 'label': number} for number in (1, 2)],
         visits=['the visit'],
         lesions=[[lesion(1, 'periventricular'), lesion(2, 'juxtacortical')]],
+        judged=[],
     )
     assert states['dissemination_in_space'] == ('met', '1,2')
     assert states['new_t2_lesion'][0] == 'not measured'

@@ -181,7 +181,7 @@ class TestTime:
         third = visit(DEEP, number=3, new=())
         found = assess(visit(DEEP), visit(DEEP, number=2), third)
         assert found['new_t2_lesion']['state'] == NOT_MEASURED
-        assert found['new_t2_lesion']['note'] == 'ses-2: not compared with the visit before'
+        assert found['new_t2_lesion']['note'] == 'ses-2: no network for new lesions looked'
 
     def test_an_unconfirmed_lesion_is_not_new_but_named(self):
         found = assess(visit(DEEP), visit({**DEEP, 7: 'deep'}, number=2, new=(), unconfirmed={7}))

@@ -22,6 +22,7 @@ from msapp.bids.query import (
 )
 from msapp.errors import UsageError
 from msapp.settings import Settings
+from msapp.workflows.base import pair_columns
 
 
 class Dataset:
@@ -204,25 +205,49 @@ class TestVisits:
         assert sessions(participant) == ['ses-B', 'ses-A']
         assert interval_days(*participant.visits) == 366
 
+    def test_times_with_a_zone_are_compared_as_utc(self, dataset):
+        dataset.add('sub-01_ses-A_FLAIR', 'sub-01_ses-B_FLAIR')
+        dataset.write(
+            'sub-01/sub-01_sessions.tsv',
+            'session_id\tacq_time\nses-A\t2020-06-01T10:00:00Z\nses-B\t2020-06-01T11:00:00+02:00\n',
+        )
+        (participant,) = dataset.plan()
+        assert sessions(participant) == ['ses-B', 'ses-A']
+        assert interval_days(*participant.visits) == pytest.approx(1 / 24)
+        assert participant.visits[0].acq_time == '2020-06-01T09:00:00'
+        assert not participant.left_out
+
+    def test_times_that_deny_the_order_of_labels_are_told(self, dataset):
+        dataset.add('sub-01_ses-A_FLAIR', 'sub-01_ses-B_FLAIR', 'sub-01_ses-C_FLAIR')
+        dataset.write(
+            'sub-01/sub-01_sessions.tsv',
+            'session_id\tacq_time\nses-A\t2020-06-01\nses-B\t2019-06-01\nses-C\tn/a\n',
+        )
+        (participant,) = dataset.plan()
+        assert sessions(participant) == ['ses-A', 'ses-B', 'ses-C']
+        assert any('ses-B comes after ses-A by its label' in text for text in participant.left_out)
+        previous, current, _ = participant.visits
+        assert pair_columns(previous, current)['interval_days'] is None
+
     @pytest.mark.parametrize(
         'table',
         [
             'session_id\tacq_time\nses-A\t2020-06-01\nses-B\tn/a\n',
             'session_id\tacq_time\nses-A\t2020-06-01\nses-B\tlast spring\n',
-            'session_id\tacq_time\nses-A\t2020-06-01T10:00:00Z\nses-B\t2019-06-01T10:00:00Z\n',
             'session_id\nses-A\nses-B\n',
             'session_id\tacq_time\nses-A\t1\t2\t3\nses-B\t2019\t1\n"',
             '',
             '\x00\x01',
         ],
-        ids=['one time', 'no time', 'zones', 'no column', 'ragged', 'empty', 'binary'],
+        ids=['one time', 'no time', 'no column', 'ragged', 'empty', 'binary'],
     )
-    def test_without_a_time_for_each_they_are_sorted_by_label(self, dataset, table):
+    def test_without_a_time_for_each_they_are_sorted_by_label_and_it_is_said(self, dataset, table):
         dataset.add('sub-01_ses-A_FLAIR', 'sub-01_ses-B_FLAIR')
         dataset.write('sub-01/sub-01_sessions.tsv', table)
         (participant,) = dataset.plan()
         assert participant.error is None
         assert sessions(participant) == ['ses-A', 'ses-B']
+        assert any('sorted by their labels' in reason for reason in participant.left_out)
         assert interval_days(*participant.visits) is None
 
     def test_a_table_that_is_no_text_is_ignored(self, dataset):

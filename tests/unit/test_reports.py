@@ -140,6 +140,21 @@ def test_a_measure_that_looks_wrong_is_a_warning(tmp_path, measures, words):
     assert 'Complete, with 1 warning to read first.' in page
 
 
+def test_what_another_run_left_behind_is_not_shown(tmp_path):
+    """This run compared no visits; one before it did, and its files are still there."""
+    folder, keys = summary(tmp_path, 'sub-01', 'ses-2')
+    candidate = row(CANDIDATES, **keys, since_session='ses-1', candidate=1, volume_mm3=54)
+    write_table(folder / 'sub-01_ses-2_desc-candidates_stats.tsv', [candidate], CANDIDATES)
+    item = row(DISSEMINATION, participant_id='sub-01', item='new_t2_lesion', state='met')
+    write_table(tmp_path / 'sub-01' / 'sub-01_desc-dissemination_stats.tsv', [item], DISSEMINATION)
+    summary(tmp_path, 'sub-01', 'ses-1')
+    visits = (VisitSection('1', None, (FLAIR,)), VisitSection('2', None, (FLAIR,)))
+    page = page_of(tmp_path, visits=visits, followed=False)
+    assert 'new_t2_lesion' not in page
+    assert 'Candidates since' not in page
+    assert 'new_t2_lesion' in page_of(tmp_path, visits=visits)
+
+
 def test_measures_as_usual_are_no_warning(tmp_path):
     summary(tmp_path, 'sub-01', 'ses-2', mni_alignment=1.016, visit_motion_mm=0.5)
     page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))

@@ -376,7 +376,6 @@ def test_wait_ends_with_the_jobs_and_tells_who_is_done(site, capsys, monkeypatch
         (['--', '--participant-label', '1'], 'after "--": --participant-label is set by'),
         (['--', 'group'], 'after "--": a level is set by msapp-slurm itself'),
         (['--', '--random-seed', '1', '--nprocs', '0'], '--nprocs: '),
-        (['--', '--bids-database-dir', 'db'], '--bids-database-dir db: does not exist'),
     ],
 )
 def test_wrong_usage_is_refused_before_anything_is_submitted(site, capsys, arguments, message):

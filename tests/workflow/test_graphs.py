@@ -301,12 +301,13 @@ def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, co
     assert len(of_kind(graph, newlesions.SegmentNewLesions)) == len(judged)
     (track,) = of_kind(graph, lesions.TrackLesions)
     assert track.inputs.new_pairs == judged
-    (gather,) = [node for node in graph.nodes if node.name == 'merge_new']
-    origins = [next(sources(graph, gather, f'in{place + 1}')) for place in range(len(judged))]
     first = contrasts.index(F)  # visits that are followed are counted from there
-    for pair, (origin, field) in zip(judged, origins, strict=True):
-        assert f'ses_{first + pair + 2}_' in origin.fullname
-        assert field == 'mask'
+    for merge, taken in (('merge_new', 'mask'), ('merge_gone', 'gone')):
+        (gather,) = [node for node in graph.nodes if node.name == merge]
+        for place, pair in enumerate(judged, start=1):
+            origin, field = next(sources(graph, gather, f'in{place}'))
+            assert f'ses_{first + pair + 2}_' in origin.fullname
+            assert field == taken
     assert len(of_kind(graph, newlesions.CheckDetector)) == len(judged)
     masks = [name for name in written(graph) if '_label-new_' in name and '_mask.nii' in name]
     assert len(masks) == 2 * len(judged)  # orig and individual
