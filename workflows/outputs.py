@@ -20,6 +20,7 @@ from msapp.bids.names import (
 )
 from msapp.bids.query import Visit
 from msapp.interfaces import figures, outputs
+from msapp.interfaces.outputs import SinkInput
 from msapp.models.registry import ModelSpec
 from msapp.settings import Settings
 from msapp.stats.columns import VISITS
@@ -83,6 +84,34 @@ def safe_name(text: str) -> str:
     ('ses_1', 'ce_gadolinium_T1w')
     """
     return re.sub(r'\W', '_', text)
+
+
+def leftovers(graph: pe.Workflow, output_dir: Path, participant: str) -> list[Path]:
+    """Return a participant's results that are not of this graph, but of earlier runs.
+
+    Other tasks, another choice of visits or a visit in between leave them behind. Figures are not
+    among them: reports show those of this run alone.
+
+    Parameters
+    ----------
+    graph : nipype.Workflow
+    output_dir : Path
+    participant : str
+        Label with prefix.
+    """
+    nodes = [graph.get_node(name) for name in graph.list_node_names()]
+    planned = {
+        _stem(Path(node.inputs.name)) for node in nodes if isinstance(node.inputs, SinkInput)
+    }
+    found = (path.relative_to(output_dir) for path in output_dir.glob(f'{participant}/**/*.*'))
+    return sorted(
+        path for path in found if 'figures' not in path.parts and _stem(path) not in planned
+    )
+
+
+def _stem(path: Path) -> Path:
+    """Return what a file shares with its sidecars."""
+    return path.with_name(path.name.partition('.')[0])
 
 
 @dataclass(frozen=True)

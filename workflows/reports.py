@@ -42,6 +42,7 @@ def write_report(
     *,
     not_done: Callable[[Visit, Visit | None, Settings], Iterator[str]],
     errors: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Path:
     """Write one participant's page from the figures and tables that are on disk.
 
@@ -51,7 +52,8 @@ def write_report(
     settings : Settings
     not_done : callable
         Gives sentences about what is not done for a visit.
-    errors : sequence of str
+    errors, warnings : sequence of str
+        Of the run.
 
     Returns
     -------
@@ -68,7 +70,7 @@ def write_report(
         participant=participant.label,
         visits=tuple(sections),
         errors=tuple(given),
-        warnings=(*participant.left_out, *_warnings(participant, settings)),
+        warnings=(*participant.left_out, *warnings, *_warnings(participant, settings)),
         change_cautions=changes.cautions(settings),
         followed=changes.follows_lesions(settings),
         methods_html=f'<p>{trusted(methods_text(settings, [participant]))}</p>',

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -169,10 +169,14 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
         with Locks(_shared_folders(settings), len(planned)) as locks:
             ours, outcomes = _claim(planned, settings, locks, logger)
             sound = [participant for participant in ours if not participant.error]
+            warnings: dict[str, list[str]] = {}
             if sound and not settings.reports_only:
-                outcomes += _process(settings, sound, log_dir, limits)
+                done, warnings = _process(settings, sound, log_dir, limits)
+                outcomes += done
                 _remove_leftovers(settings, sound)  # of workers that were killed
-            outcomes = _write_reports(settings, ours, outcomes, logger)
+            for label, texts in warnings.items():
+                logger.warning('%s: %s', label, ' '.join(texts))
+            outcomes = _write_reports(settings, ours, outcomes, warnings, logger)
         _print_summary(outcomes, settings)
         write_summary(log_dir, sorted(outcomes, key=lambda outcome: outcome.participant))
     finally:
@@ -227,11 +231,12 @@ def _validate_input(settings: Settings, logger: logging.Logger) -> None:
 
 def _process(
     settings: Settings, participants: Sequence[Participant], log_dir: Path, limits: Limits
-) -> list[Outcome]:
-    """Build the graph of the participants and run it."""
+) -> tuple[list[Outcome], dict[str, list[str]]]:
+    """Build the graph of the participants and run it; return warnings by participant too."""
     from msapp.bids.query import find_given_masks
     from msapp.engine.run import run_graph
     from msapp.workflows.base import WORKFLOW_NAME, init_msapp_wf
+    from msapp.workflows.outputs import leftovers
 
     graph, names = init_msapp_wf(
         participants=participants,
@@ -245,7 +250,12 @@ def _process(
         # Graphviz draws the picture; without it the graph is still written, as text.
         kind = 'svg' if shutil.which('dot') else 'dot'
         graph.write_graph(str(log_dir / 'graph.dot'), graph2use='colored', format=kind)
-    return run_graph(
+    warnings = {
+        label: [_of_earlier_runs(found)]
+        for label in (participant.label for participant in participants)
+        if (found := leftovers(graph, settings.output_dir, label))
+    }
+    outcomes = run_graph(
         graph,
         participants=names,
         nprocs=1 if settings.low_mem else settings.nprocs or limits.n_cpus,
@@ -256,6 +266,15 @@ def _process(
         stop_on_first_crash=settings.stop_on_first_crash,
         use_plugin=settings.use_plugin,
         resource_monitor=settings.resource_monitor,
+    )
+    return outcomes, warnings
+
+
+def _of_earlier_runs(files: Sequence[Path]) -> str:
+    others = f' and {len(files) - 1} more' if len(files) > 1 else ''
+    return (
+        f'{files[0]}{others} are of an earlier run with other settings or visits and were not '
+        'made anew. Remove them, or do not mix them with those of this run.'
     )
 
 
@@ -317,6 +336,7 @@ def _write_reports(
     settings: Settings,
     participants: Sequence[Participant],
     outcomes: Sequence[Outcome],
+    warnings: Mapping[str, Sequence[str]],
     logger: logging.Logger,
 ) -> list[Outcome]:
     """Write a page for every participant, also for those that failed; return how all ended."""
@@ -330,7 +350,13 @@ def _write_reports(
             errors = [_explain(outcome)]
         try:
             made_with = _settings_of_results(settings, participant.label, logger)
-            page = write_report(participant, made_with, not_done=not_done, errors=errors)
+            page = write_report(
+                participant,
+                made_with,
+                not_done=not_done,
+                errors=errors,
+                warnings=warnings.get(participant.label, ()),
+            )
             logger.info('%s: report %s', participant.label, page)
         except StorageError as error:
             logger.error('%s: no report. %s', participant.label, error)

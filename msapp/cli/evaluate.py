@@ -147,7 +147,8 @@ def build_parser() -> argparse.ArgumentParser:
             f'--{name}-files',
             default='*',
             metavar='GLOB',
-            help=f'which files of the {name} folder count, for example "*_label-L_mask.nii.gz"',
+            help=f'which files of the {name} folder count, for example '
+            '"*_space-orig_label-L_mask.nii.gz"',
         )
     add('--output', type=table_path, metavar='TABLE.tsv', help='tables to write; none by default')
     add('--version', action='version', version=f'%(prog)s {__version__}')

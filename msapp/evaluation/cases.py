@@ -266,6 +266,8 @@ def _load(path: Path) -> tuple[nib.spatialimages.SpatialImage, np.ndarray]:
     if data.ndim < 3 or any(size != 1 for size in data.shape[3:]):
         raise InputError(f'{path}: an image of shape {data.shape} was found, a 3-D one is needed.')
     data = data.reshape(data.shape[:3])
+    if data.dtype.kind not in 'biuf':
+        raise InputError(f'{path}: holds {data.dtype}, no plain numbers. Convert it to a mask.')
     if not np.isfinite(data).all():
         raise InputError(f'{path}: holds values that are not finite (NaN or infinity).')
     return image, data

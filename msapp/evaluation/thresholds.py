@@ -37,7 +37,7 @@ def sweep_thresholds(
     pandas.DataFrame
         One line a threshold: ``threshold``, ``dice``, ``anima_sensitivity``, ``anima_ppv``,
         ``anima_f1``, ``anima_false_count``, ``anima_false_mm3``. Without a true lesion all but
-        the last two are NaN at every threshold, so that means never change their cases.
+        the last two are NaN at every threshold; PPV is NaN too where nothing is marked.
 
     Raises
     ------
@@ -124,13 +124,15 @@ def summarize_sweep(table: pd.DataFrame) -> pd.DataFrame:
     Returns
     -------
     pandas.DataFrame
-        One line a threshold: its means, and ``n_dice`` and ``n_anima_f1``, the cases in which
-        each is defined (those with true lesions; the same at every threshold).
+        One line a threshold: its means, and the cases in which each is defined: ``n_dice`` and
+        ``n_anima_f1`` (those with true lesions, the same at every threshold), and
+        ``n_anima_ppv`` (those in which something was marked as well).
     """
     groups = table.drop(columns='case').groupby('threshold', sort=True)
     means = groups.mean().reset_index()
     means['n_dice'] = groups['dice'].count().to_numpy()
     means['n_anima_f1'] = groups['anima_f1'].count().to_numpy()
+    means['n_anima_ppv'] = groups['anima_ppv'].count().to_numpy()
     return means
 
 

@@ -133,6 +133,16 @@ def test_only_what_the_network_marked_counts_as_a_new_lesion(out):
         assert row.kind == ('new' if marked[inside].mean() > 0.5 else 'unconfirmed')
 
 
+def test_only_what_it_marked_with_the_visits_exchanged_is_resolved(out):
+    gone = voxels(out, 'space-individual_label-gone_desc-since1_mask') > 0
+    (path,) = out.glob('sub-01/ses-1/anat/*_space-individual_desc-lesions_dseg.nii.gz')
+    before = np.asanyarray(nib.load(path).dataobj)
+    changes = pd.read_csv(find(out, 'desc-changes_stats.tsv'), sep='\t', dtype=str)
+    for row in changes.itertuples():
+        if row.kind == 'resolved':
+            assert gone[before == int(row.labels_before)].mean() > 0.5
+
+
 def test_the_page_shows_the_places_and_says_what_the_network_is(out):
     page = (out / 'sub-01.html').read_text(encoding='utf-8')
     assert 'by the network newmine' in page

@@ -98,6 +98,7 @@ def expected_files(
                 for label in ('newcandidate', 'new')
             ]
             pictures.append('_space-individual_label-new_desc-since1_probseg')
+            pictures.append('_space-individual_label-gone_desc-since1_mask')
         yield from (f'{prefix}{name}.tsv' for name in labelled)
         yield from (f'{prefix}_desc-{name}_stats.tsv' for name in tables)
         yield from (f'{prefix}{name}.nii.gz' for name in [*pictures, *labelled])

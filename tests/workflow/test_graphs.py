@@ -25,6 +25,7 @@ from msapp.settings import Settings
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
+from msapp.workflows.outputs import leftovers
 
 CONTRASTS = (('FLAIR',), ('T1w',), ('FLAIR', 'T1w'), ('FLAIR', 'T1w', 'T2w', 'ceT1w'))
 SESSIONS = ((None,), ('ses-1',), ('ses-1', 'ses-2'), ('ses-1', 'ses-2', 'ses-3'))
@@ -456,3 +457,25 @@ def test_a_sink_runs_again_where_its_file_is_gone(image):
     image_path.with_name(image_path.name.replace('.nii.gz', '.json')).touch()
     sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
     assert [name for name, node in sinks.items() if not node.overwrite] == [kept]
+
+
+def test_results_of_a_visit_or_a_task_that_is_no_more_are_named(image, tmp_path):
+    settings = make_settings(image).model_copy(update={'output_dir': tmp_path})
+    three, two = (
+        [
+            make_participant(
+                'sub-01', Case(SESSIONS[number], (F,) * number, TASKS[2], SPACES[2]), image
+            )
+        ]
+        for number in (3, 2)
+    )
+    graph, _ = init_msapp_wf(participants=three, settings=settings, given_masks={})
+    for name in written(flatten(three, settings)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+        (tmp_path / name).with_name(f'{Path(name).name.partition(".")[0]}.json').touch()
+    assert leftovers(graph, tmp_path, 'sub-01') == []
+    graph, _ = init_msapp_wf(participants=two, settings=settings, given_masks={})
+    found = leftovers(graph, tmp_path, 'sub-01')
+    assert found
+    assert {path.parts[1] for path in found} == {'ses-3'}
