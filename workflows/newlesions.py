@@ -8,10 +8,9 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit
-from msapp.inference.newlesions import HYBRID
 from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
 from msapp.lesions import candidates
-from msapp.models.registry import models_for
+from msapp.models.registry import HYBRID, models_for
 from msapp.settings import Settings
 from msapp.synthesis import injection
 from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig, network_metadata

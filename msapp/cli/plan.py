@@ -70,13 +70,7 @@ def _can_be_done(task: str) -> bool:
 
 
 def _check_networks(settings: Settings, models: Mapping[str, ModelSpec]) -> None:
-    if 'lesions' in models and 'lesions' not in NETWORKS_IN_GRAPH:
-        raise MissingDependencyError(
-            f'--lesion-model {settings.lesion_model}: this version has no step that runs a '
-            'network for lesions. Use threshold.'
-        )
-    has_network = 'anatomy' in models and 'anatomy' in NETWORKS_IN_GRAPH
-    if settings.brain_extraction == 'network' and not has_network:
+    if settings.brain_extraction == 'network' and 'anatomy' not in models:
         raise MissingDependencyError(
             '--brain-extraction network: this version ships no network for it. Use template.'
         )

@@ -182,16 +182,18 @@ def normalize(data: np.ndarray, white_matter: np.ndarray) -> np.ndarray:
     ----------
     data : (I, J, K) ndarray
     white_matter : (I, J, K) ndarray of bool
-        Certain white matter; lesions in it do not move the mode.
+        Certain white matter; lesions in it do not move the mode. Where the image is 0 it lies
+        outside the field of view, and does not count.
 
     Returns
     -------
     (I, J, K) ndarray of float32
     """
-    centre = lower_distribution(data[white_matter]).centre
-    if centre <= 0:
+    values = data[white_matter]
+    seen = values[values > 0]
+    if values.size and not seen.size:
         raise InputError('the white matter has no signal; the brain mask or the image is wrong.')
-    return (data / centre).astype(np.float32)
+    return (data / lower_distribution(seen).centre).astype(np.float32)
 
 
 def match_histogram(

@@ -12,15 +12,13 @@ from msapp.inference.lesions import predict_lesions
 from msapp.inference.patches import Patch, corners, merge_nearest
 from msapp.lesions.candidates import find_candidates, patch_of
 from msapp.lesions.instances import measure_instances
+from msapp.models.registry import HYBRID
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from msapp.models.spec import ModelSpec
-
-# The architecture that sees patches about candidates; others see the whole brain.
-HYBRID = 'hybrid'
 
 
 def predict_new_lesions(

@@ -224,4 +224,6 @@ class Mixture(IterableDataset):
         rng = np.random.default_rng([self._seed, worker.id if worker else 0])
         while True:
             real = self._cases is not None and rng.random() >= self._share
-            yield self._cases.draw(rng) if real and self._cases else self._drawn.draw(rng)
+            item = self._cases.draw(rng) if real and self._cases else self._drawn.draw(rng)
+            # Heads drawn on a GPU may share a batch with patients, who are not there.
+            yield {name: values.cpu() for name, values in item.items()}

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import lightning
 import numpy as np
@@ -19,15 +17,21 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import UsageError
-from msapp.files import atomic_path
-from msapp.inference.newlesions import HYBRID
-from msapp.models.registry import load_network, load_spec, save_model
+from msapp.models.registry import HYBRID, load_network, load_spec, save_model
 from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.synthesis.pairs import PairGenerator
 from msapp.training.brains import BrainCases, read_brains
+from msapp.training.checkpoints import (
+    Deadline,
+    KeepCheckpoint,
+    check_origin,
+    describe_origin,
+    load_checkpoint,
+    step_of,
+)
 from msapp.training.data import (
     Drawn,
     Item,
@@ -49,40 +53,11 @@ from msapp.training.visits import Visits, read_visits
 
 VALIDATION_SEED = 20240
 CHECKPOINT = 'last.ckpt'
-SECONDS_PER_MINUTE = 60
 # Steps; a training of fewer is logged at its end, one of the hybrid method at every step.
 LOG_EVERY = 10
 # The task whose samples are pairs of visits.
 PAIRS = 'longitudinal'
 NO_LESIONS = 'lesion_priors: the recipe names none, and pairs are drawn with lesions.'
-
-
-class KeepCheckpoint(lightning.Callback):
-    """Write the state of the training every few minutes and at its end, in one step each time."""
-
-    def __init__(self, path: Path, minutes: float) -> None:
-        """Write to this file."""
-        self._path = path
-        self._period_s = minutes * SECONDS_PER_MINUTE
-        self._written = time.monotonic()
-
-    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
-        """Write if it is time to; within an epoch of the hybrid method there is no going on."""
-        if trainer.max_epochs == -1 and time.monotonic() - self._written >= self._period_s:
-            self._write(trainer)
-
-    def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
-        """Write after each epoch of the hybrid method."""
-        self._write(trainer)
-
-    def on_train_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
-        """Write; this must come before the weights are replaced by their mean."""
-        self._write(trainer)
-
-    def _write(self, trainer: lightning.Trainer) -> None:
-        with atomic_path(self._path) as temporary:
-            trainer.save_checkpoint(temporary)
-        self._written = time.monotonic()
 
 
 def train(
@@ -138,7 +113,8 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     checkpoint = out / 'checkpoints' / CHECKPOINT
-    resumed = _step_of(checkpoint)
+    check_origin(checkpoint, describe_origin(recipe, fold, start_from))
+    resumed = step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job
     job = make_job(
         _Given(
@@ -155,14 +131,20 @@ def train(
     if start:
         job.module.network.load_state_dict(start)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
-    trainer.fit(
-        job.module,
-        train_dataloaders=job.batches,
-        val_dataloaders=job.validation,
-        ckpt_path=checkpoint if resumed else None,
-    )
+    try:
+        trainer.fit(
+            job.module,
+            train_dataloaders=job.batches,
+            val_dataloaders=job.validation,
+            ckpt_path=checkpoint if resumed else None,
+        )
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     draw_curves(out / 'log', out / 'curves.png')
-    # At the end of the training its network is given the running mean of the weights.
+    # A checkpoint's weights are the running mean; the module has it only if it took a step.
+    job.module.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
     if start and keep_start:
         job.module.network.load_state_dict(_mix(job.module.network.state_dict(), start, keep_start))
     save_model(out / 'model', job.spec, job.module.network)
@@ -366,14 +348,6 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
-def _step_of(checkpoint: Path) -> int:
-    """Return the step of a checkpoint, 0 without one."""
-    if not checkpoint.exists():
-        return 0
-    kept = torch.load(checkpoint, map_location='cpu', weights_only=False)
-    return int(kept['global_step'])
-
-
 def _trainer(
     recipe: Recipe,
     out: Path,
@@ -392,7 +366,6 @@ def _trainer(
         precision='bf16-mixed' if bfloat16 else '32-true',
         max_steps=schedule.steps or -1,
         max_epochs=schedule.epochs or -1,
-        max_time=None if max_minutes is None else timedelta(minutes=max_minutes),
         val_check_interval=schedule.validate_every if schedule.steps else 1.0,
         check_val_every_n_epoch=1 if schedule.epochs else None,
         num_sanity_val_steps=0,
@@ -410,5 +383,6 @@ def _trainer(
             EMAWeightAveraging(decay=schedule.average),
             LearningRateMonitor('step'),
             ShowFeed(out / 'feed.png'),
+            *([] if max_minutes is None else [Deadline(timedelta(minutes=max_minutes))]),
         ],
     )

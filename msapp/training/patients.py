@@ -14,9 +14,11 @@ import torchio as tio
 
 from msapp.errors import InputError
 from msapp.files import atomic_path
-from msapp.imaging.brain import extract_brain
-from msapp.imaging.geometry import resample
-from msapp.imaging.intensity import normalize
+from msapp.imaging import geometry
+from msapp.imaging.brain import extract_brain, mask_on_grid
+from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
+from msapp.imaging.midpoint import find_midpoint
+from msapp.imaging.registration import register_linear
 from msapp.inference.normalise import clip_white_matter
 from msapp.synthesis import appearance, warp
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
@@ -30,14 +32,16 @@ from msapp.training.data import (
     make_settings,
 )
 from msapp.training.recipe import RealCase, Recipe
+from msapp.training.visits import box_of
 
 FOLDER = 'cases'
-CERTAIN_WHITE_MATTER = 0.9
 # A patch of a patient is centred on a lesion this often, and gets further lesions this often.
 LESION_WEIGHT = 0.7
 PAINTED = 0.6
-# What is kept of a patient beside its images.
-WHITE, AFFINE, FROM_MNI = 'white_matter', 'affine', 'from_mni'
+# What is kept of a patient beside its images, and what else a subject has.
+OTHERS = ('white', 'lesions', 'affine', 'from_mni')
+WHITE, LESIONS, BRAIN = 'white_matter', 'lesions', 'brain'
+MOST_APART_MM = 1.0
 SOFTEST_BORDER_MM = 0.8
 # Cortex in FLAIR of patients, where white matter's mode is 1.
 CORTEX = 1.2
@@ -45,33 +49,32 @@ CORTEX = 1.2
 
 @dataclass(frozen=True)
 class Patient:
-    """A patient's images, and where lesions may be painted.
+    """A patient as the app shows one to a network, and where lesions may be painted.
 
     Attributes
     ----------
     images : dict of str to (I, J, K) ndarray of float32
-        The mode of white matter is 1.
+        The mode of white matter is 1, 0 outside the brain.
     white : (I, J, K) ndarray of float32
         Probability of white matter.
+    lesions : (I, J, K) ndarray of bool
+        Manual mask.
     affine : (4, 4) ndarray
-        Voxels to world; axes towards right, anterior, superior.
+        Voxels to world; axes towards right, anterior, superior, 1 mm.
     from_mni : (4, 4) ndarray
         World of MNI152NLin2009aSym to this world.
     """
 
     images: dict[str, np.ndarray]
     white: np.ndarray
+    lesions: np.ndarray
     affine: np.ndarray
     from_mni: np.ndarray
 
     def save(self, path: Path) -> None:
         """Write an ``.npz`` file."""
-        arrays: dict[str, Any] = {
-            **self.images,
-            WHITE: self.white,
-            AFFINE: self.affine,
-            FROM_MNI: self.from_mni,
-        }
+        others = {name: getattr(self, name) for name in OTHERS}
+        arrays: dict[str, Any] = {**self.images, **others}
         with atomic_path(path) as temporary, temporary.open('wb') as stream:
             np.savez_compressed(stream, **arrays)
 
@@ -80,37 +83,33 @@ class Patient:
         """Read what `save` wrote."""
         with np.load(path) as file:
             arrays = dict(file)
-        others = [arrays.pop(name) for name in (WHITE, AFFINE, FROM_MNI)]
-        return cls(arrays, *others)
+        return cls(**{name: arrays.pop(name) for name in OTHERS}, images=arrays)
 
 
 def read_case(case: RealCase, recipe: Recipe, data: Path, cache: Path) -> tio.Subject:
-    """Read a real patient; images are scaled to white matter's mode once and kept.
+    """Read a real patient; it is prepared once and kept.
 
     Raises
     ------
     InputError
-        If a file is missing, or the grids differ.
+        If a file is missing or cannot be used, or the mask does not lie on the first image.
     """
     paths = {name: data / case.images[name] for name in _contrasts(recipe) if name in case.images}
     if not paths:
         raise InputError(f'{case.name}: the recipe lists no image that its network takes.')
-    kept = kept_path(cache / FOLDER, case.name, case, paths.values())
+    mask = data / case.lesions
+    kept = kept_path(cache / FOLDER, case.name, case, [*paths.values(), mask])
     if not kept.exists():
-        _prepare(paths).save(kept)
+        _prepare(paths, mask).save(kept)
     patient = Patient.load(kept)
-    mask = nib.as_closest_canonical(load_mask(data / case.lesions))
-    for name, path in paths.items():
-        if patient.images[name].shape != mask.shape:
-            raise InputError(f'{path}: another grid than {data / case.lesions}.')
     images: dict[str, tio.Image] = {
         name: tio.ScalarImage(tensor=torch.from_numpy(values[None]), affine=patient.affine)
         for name, values in (*patient.images.items(), (WHITE, patient.white))
     }
-    lesions = np.asanyarray(mask.dataobj) > 0
-    tensor = torch.from_numpy(lesions[None].astype(np.float32))
-    # The header of the mask may be off by part of a voxel; the images' counts.
-    images['lesions'] = tio.LabelMap(tensor=tensor, affine=patient.affine)
+    brain = np.logical_or.reduce([values > 0 for values in patient.images.values()])
+    for name, values in ((LESIONS, patient.lesions), (BRAIN, brain)):
+        tensor = torch.from_numpy(values[None].astype(np.float32))
+        images[name] = tio.LabelMap(tensor=tensor, affine=patient.affine)
     return tio.Subject(images, name=case.name, from_mni=patient.from_mni)
 
 
@@ -118,18 +117,47 @@ def _contrasts(recipe: Recipe) -> list[str]:
     return [channel.name for channel in recipe.channels]
 
 
-def _prepare(paths: Mapping[str, Path]) -> Patient:
-    """Scale the images of a patient, each by its own white matter; that of the first is kept."""
-    images, found = {}, []
-    for name, path in paths.items():
-        image = nib.as_closest_canonical(load_image(path))
-        brain = extract_brain(image)
-        white = resample(brain.white_matter, image)
-        values = np.asanyarray(image.dataobj, np.float32)
-        images[name] = normalize(values, white > CERTAIN_WHITE_MATTER)
-        found.append((brain, white, image.affine))
-    brain, white, affine = found[0]
-    return Patient(images, white.astype(np.float32), affine, brain.from_mni)
+def _prepare(paths: Mapping[str, Path], mask: Path) -> Patient:
+    """Bring the images of a patient into ``individual`` as the app does, one interpolation each."""
+    first, *others = (correct_bias(nib.as_closest_canonical(load_image(p))) for p in paths.values())
+    drawn = _mask_on(first, mask)
+    brain = extract_brain(first)
+    space = find_midpoint([first], [brain.brain], [brain.from_mni])
+    to_first = space.to_visit[0]
+    grid = geometry.individual_grid()
+    inside = mask_on_grid(brain.brain, grid, to_first)
+    white = geometry.resample(brain.white_matter, grid, to_first)
+    certain = (white > CERTAIN_WHITE_MATTER) & inside
+    box = box_of(inside)
+    images = {}
+    for name, image in zip(paths, (first, *others), strict=True):
+        through = to_first
+        if image is not first:
+            through = register_linear(first, image, mask=brain.brain) @ to_first
+        values = normalize(geometry.resample(image, grid, through), certain)
+        images[name] = (values * inside)[box]
+    lesions = geometry.resample_mask(drawn, grid, to_first)
+    affine = grid.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(grid.affine, [side.start for side in box])
+    return Patient(
+        images=images,
+        white=(white * inside)[box].astype(np.float32),
+        lesions=(lesions & inside)[box],
+        affine=affine,
+        from_mni=space.from_mni,
+    )
+
+
+def _mask_on(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
+    """Read a mask that was drawn on an image; its header may be off by part of a voxel."""
+    mask = nib.as_closest_canonical(load_mask(path))
+    apart = np.abs(mask.affine - image.affine).max()
+    if mask.shape != image.shape or apart > MOST_APART_MM:
+        raise InputError(
+            f'{path}: another grid than that of the first image ({mask.shape} and {image.shape} '
+            f'voxels, {apart:.1f} mm apart). Resample the mask onto it.'
+        )
+    return nib.Nifti1Image(np.asanyarray(mask.dataobj), image.affine)
 
 
 def case_transform() -> tio.Transform:
@@ -164,7 +192,7 @@ class Cases:
         self._settings = make_settings(recipe)
         self._transform = case_transform()
         weights = {0: 1 - LESION_WEIGHT, 1: LESION_WEIGHT}
-        self._sampler = tio.LabelSampler(recipe.window, 'lesions', weights)
+        self._sampler = tio.LabelSampler(recipe.window, LESIONS, weights)
 
     def __len__(self) -> int:
         """Return the number of patients."""
@@ -182,9 +210,11 @@ class Cases:
         there = [name for name in self._channels if name in patch]
         kept = [name for name in there if rng.random() >= self._settings.missing]
         kept = kept or [there[rng.integers(len(there))]]
-        lesions = patch['lesions'].data
+        lesions = patch[LESIONS].data
         empty = torch.zeros_like(lesions)
-        images = [patch[name].data if name in kept else empty for name in self._channels]
+        # Noise outside the brain is nothing that the network will ever see.
+        brain = patch[BRAIN].data
+        images = [patch[name].data * brain if name in kept else empty for name in self._channels]
         return {
             'image': clip_white_matter(torch.cat(images).float()),
             'target': (lesions > LESION_SHARE).float(),
@@ -206,4 +236,4 @@ class Cases:
                 image = patch[name].data[0]
                 painted = appearance.paint_lesions(image, soft, strength, name, look, rng)
                 patch[name].set_data(painted[None])
-        patch['lesions'].set_data(torch.maximum(patch['lesions'].data, share[None]))
+        patch[LESIONS].set_data(torch.maximum(patch[LESIONS].data, share[None]))

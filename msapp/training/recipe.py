@@ -35,7 +35,7 @@ class RealCase(_Frozen):
     images : dict of str to str
         Channel to file, below the folder of the data.
     lesions : str
-        Manual mask, on the same grid.
+        Manual mask, on the grid of the first image that the network takes.
     """
 
     name: str

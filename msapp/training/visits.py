@@ -244,7 +244,7 @@ def bring_together(
         whites.append(white)
         brains.append(inside)
     both = np.logical_and.reduce(brains)
-    box = _box_of(both)
+    box = box_of(both)
     affine = grid.affine.copy()
     affine[:3, 3] = nib.affines.apply_affine(grid.affine, [side.start for side in box])
     shown = [torch.from_numpy((image * both)[box]) for image in scaled]
@@ -267,7 +267,7 @@ def bring_together(
     )
 
 
-def _box_of(mask: np.ndarray) -> tuple[slice, ...]:
+def box_of(mask: np.ndarray) -> tuple[slice, ...]:
     """Return the box about a mask, with a margin, as large as a patch at least."""
     box = []
     for side, length in zip(

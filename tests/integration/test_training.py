@@ -20,7 +20,7 @@ from msapp.models.registry import load_network, load_spec
 from msapp.models.spec import Named
 from msapp.synthesis.heads import NAMES, Head
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank
-from msapp.training import fit
+from msapp.training import fit, module
 from msapp.training.data import make_pair_settings, make_settings
 from msapp.training.module import dice_per_class
 from msapp.training.recipe import RECIPES, load_recipe
@@ -146,6 +146,51 @@ def test_the_exported_weights_are_the_running_mean(trained):
     # Half precision on disk.
     assert torch.allclose(exported[name], mean[name], atol=1e-3)
     assert not torch.equal(mean[name], last[f'network.{name}'])
+
+
+def test_a_call_after_the_end_changes_no_weight(folder, trained):
+    """It takes no step, so nothing hands the running mean over."""
+    before = load_network(load_spec(trained / 'model')).state_dict()
+    for flags in ((), ('--max-minutes', '1')):
+        assert main([str(item) for item in arguments(folder, *flags)]) == 0
+        for name, tensor in load_network(load_spec(trained / 'model')).state_dict().items():
+            assert torch.equal(tensor, before[name])
+
+
+def test_each_call_has_its_own_minutes(folder, trained, tmp_path):
+    shutil.copytree(trained / 'cache', tmp_path / 'cache')
+    given = [folder / 'recipe.toml', tmp_path, '--data', folder / 'data', '--threads', '1']
+    steps = []
+    for _ in range(2):
+        flags = ['--workers', '0', '--device', 'cpu', '--steps', '9999', '--max-minutes', '0.02']
+        assert main([str(item) for item in (*given, *flags)]) == 0
+        kept = torch.load(tmp_path / 'checkpoints' / 'last.ckpt', weights_only=False)
+        steps.append(kept['global_step'])
+    assert 0 < steps[0] < steps[1]
+
+
+@pytest.mark.parametrize(
+    ('flags', 'named'),
+    [(['--learning-rate', '1e-5'], '"learning_rate": 1e-05'), (['--from', 'anatomy'], '"from"')],
+)
+def test_a_training_of_other_settings_is_not_gone_on_with(folder, trained, flags, named):
+    before = (trained / 'model' / 'weights.safetensors').read_bytes()
+    answer = train(folder, *flags)
+    assert answer.returncode == 2
+    assert 'holds a training of other settings' in answer.stderr
+    assert named in answer.stderr
+    assert (trained / 'model' / 'weights.safetensors').read_bytes() == before
+
+
+def test_an_interrupted_training_says_what_to_do(folder, trained, tmp_path, monkeypatch, capsys):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.Segmentation, 'training_step', interrupt)
+    shutil.copytree(trained / 'cache', tmp_path / 'cache')
+    given = [folder / 'recipe.toml', tmp_path, '--data', folder / 'data', '--threads', '1']
+    assert main([str(item) for item in (*given, '--workers', '0', '--device', 'cpu')]) == 130
+    assert 'Run the same command again' in capsys.readouterr().err
 
 
 def test_part_of_the_starting_weights_can_be_kept(folder, trained, tmp_path):

@@ -126,6 +126,13 @@ def test_normal_appearing_white_matter_becomes_one_whatever_the_lesion_load(load
     np.testing.assert_allclose(result / result[0, 0, 0], data / data[0, 0, 0], rtol=1e-5)
 
 
+def test_white_matter_outside_the_field_of_view_does_not_count():
+    values = np.random.default_rng(0).normal(500, 25, (20, 20, 20))
+    values[:8] = 0
+    normalized = intensity.normalize(values, np.ones(values.shape, bool))
+    assert np.median(normalized[8:]) == pytest.approx(1, abs=0.02)
+
+
 def test_white_matter_without_signal_cannot_be_normalized():
     with pytest.raises(InputError, match='white matter has no signal'):
         intensity.normalize(np.zeros((3, 3, 3)), np.ones((3, 3, 3), bool))

@@ -231,10 +231,18 @@ def test_a_path_of_a_model_does_not_depend_on_the_folder_of_the_command(tmp_path
     assert settings(lesion_model='mine').lesion_model == 'mine'
 
 
-def test_a_model_without_a_step_in_the_graph_is_refused(model, monkeypatch):
-    monkeypatch.setattr(plan, 'NETWORKS_IN_GRAPH', frozenset())
-    with pytest.raises(MissingDependencyError, match='no step that runs a network for lesions'):
-        plan.check_available(settings(lesion_model=str(model.folder)))
+@pytest.mark.parametrize(
+    ('changed', 'words'),
+    [
+        ({'spacing_mm': (2.0, 2.0, 2.0)}, '2 x 2 x 2 mm'),
+        ({'normalisation': {'name': 'head'}}, 'scale head; msapp gives 1 mm and white_matter'),
+        ({'channels': [{'name': 'FLAIR'}, {'name': 'T2w'}]}, 'this one takes FLAIR and T2w'),
+    ],
+)
+def test_a_model_that_the_app_cannot_feed_is_refused(tmp_path, changed, words):
+    folder = save_model(tmp_path / 'mine', spec(**changed), network()).folder
+    with pytest.raises(MissingDependencyError, match=words):
+        plan.check_available(settings(lesion_model=str(folder)))
 
 
 def test_a_run_checks_its_models_before_any_work(model, monkeypatch):

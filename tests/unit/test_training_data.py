@@ -26,6 +26,7 @@ def patient():
         FLAIR=tio.ScalarImage(tensor=flat, affine=affine),
         T1w=tio.ScalarImage(tensor=flat, affine=affine),
         white_matter=tio.ScalarImage(tensor=white, affine=affine),
+        brain=tio.LabelMap(tensor=flat, affine=affine),
         lesions=tio.LabelMap(tensor=torch.zeros(1, SIDE, SIDE, SIDE), affine=affine),
         from_mni=np.eye(4),
     )

@@ -1,0 +1,98 @@
+"""The state of a training on disk: written every few minutes, and gone on from."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Timer
+
+from msapp.errors import UsageError
+from msapp.files import atomic_path, write_atomic
+from msapp.models.registry import load_spec
+from msapp.training.recipe import Recipe
+
+# Beside a checkpoint: what was trained, on what.
+ORIGIN = 'origin.json'
+SECONDS_PER_MINUTE = 60
+
+
+class KeepCheckpoint(lightning.Callback):
+    """Write the state of the training every few minutes and at its end, in one step each time."""
+
+    def __init__(self, path: Path, minutes: float) -> None:
+        """Write to this file."""
+        self._path = path
+        self._period_s = minutes * SECONDS_PER_MINUTE
+        self._written = time.monotonic()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, *_: Any) -> None:
+        """Write if it is time to; within an epoch of the hybrid method there is no going on."""
+        if trainer.max_epochs == -1 and time.monotonic() - self._written >= self._period_s:
+            self._write(trainer)
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+        """Write after each epoch of the hybrid method."""
+        self._write(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, _: lightning.LightningModule) -> None:
+        """Write; this must come before the weights are replaced by their mean."""
+        self._write(trainer)
+
+    def _write(self, trainer: lightning.Trainer) -> None:
+        with atomic_path(self._path) as temporary:
+            trainer.save_checkpoint(temporary)
+        self._written = time.monotonic()
+
+
+def load_checkpoint(checkpoint: Path) -> dict[str, Any]:
+    """Read a checkpoint; its ``state_dict`` holds the running mean of the weights."""
+    kept: dict[str, Any] = torch.load(checkpoint, map_location='cpu', weights_only=False)
+    return kept
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint, 0 without one."""
+    return int(load_checkpoint(checkpoint)['global_step']) if checkpoint.exists() else 0
+
+
+def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) -> str:
+    """Return what must stay the same for a training to be gone on with; it may get longer."""
+    values = recipe.model_dump(mode='json')
+    for name in ('steps', 'epochs', 'checkpoint_minutes', 'validate_every'):
+        values['schedule'].pop(name)
+    start = load_spec(start_from).weights_sha256 if start_from else None
+    return json.dumps({'recipe': values, 'fold': fold, 'from': start}, indent=1, sort_keys=True)
+
+
+def check_origin(checkpoint: Path, origin: str) -> None:
+    """Keep the origin beside a new checkpoint; refuse to go on with one of another.
+
+    Raises
+    ------
+    UsageError
+        Naming what differs.
+    """
+    path = checkpoint.with_name(ORIGIN)
+    if not checkpoint.exists():
+        write_atomic(path, origin)
+        return
+    if path.exists() and (known := path.read_text(encoding='utf-8')) != origin:
+        lines = [line.strip() for line in difflib.ndiff(known.splitlines(), origin.splitlines())]
+        differing = '; '.join(line.strip(',') for line in lines if line[:1] in '+-' and line)
+        raise UsageError(
+            f'{checkpoint.parent}: holds a training of other settings ({differing}). Choose '
+            'another output folder, or remove this one to begin anew.'
+        )
+
+
+class Deadline(Timer):
+    """Ends a training after some time; each call has its own, whatever earlier ones took."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Forget what earlier calls took."""
