@@ -113,6 +113,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     checkpoint = out / 'checkpoints' / CHECKPOINT
+    _left_out(recipe, fold)  # a fold of the recipe
     check_origin(checkpoint, describe_origin(recipe, fold, start_from))
     resumed = step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job
