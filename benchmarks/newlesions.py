@@ -1,6 +1,7 @@
 """New lesions between two visits: our methods against the manual masks of real pairs.
 
     python benchmarks/newlesions.py pairs --data DATA [--model ljub01=FOLDER ...] [--lesions FOLDER]
+        [--reverse]
     python benchmarks/newlesions.py repeated --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
@@ -45,7 +46,7 @@ from msapp.synthesis.pairs import CHANNELS, PairGenerator
 from msapp.training.data import load_image, make_pair_settings, read_bank
 from msapp.training.pairs import pair_with_itself
 from msapp.training.recipe import load_recipe
-from msapp.training.visits import Visits, bring_together, read_visits
+from msapp.training.visits import Visits, bring_together, read_visits, swap_visits
 
 SPACING_MM = (1.0, 1.0, 1.0)
 # Differencing of two masks: what lies this near to an old lesion is not new.
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument('--heads', type=Path)
     parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
+    parser.add_argument('--reverse', action='store_true', help='pairs: what is gone, not what came')
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
@@ -130,6 +132,8 @@ def compare_pairs(given: argparse.Namespace) -> None:
     """Score the methods on the real pairs."""
     rows, matches = [], []
     pairs = [visits for visits in read_all(given) if visits.paired]
+    if given.reverse:
+        pairs = [swap_visits(visits) for visits in pairs]
     for visits in pairs:
         images, truth = visits.images.numpy(), visits.increase.numpy()
         for name, method in methods_of(visits.name, given).items():
