@@ -149,6 +149,11 @@ SWEEP_SUMMARY: dict[str, Column] = {
     'n_anima_f1': _column(
         'Cases with true lesions larger than 3 mm^3, over which F1 is averaged.', 'count', 'cases'
     ),
+    'n_anima_ppv': _column(
+        'Of these the cases in which something was marked, over which PPV is averaged.',
+        'count',
+        'cases',
+    ),
 }
 
 
