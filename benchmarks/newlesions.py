@@ -36,7 +36,7 @@ from msapp.imaging.distance import dilate_mm
 from msapp.imaging.geometry import like, resample
 from msapp.imaging.intensity import head_mask
 from msapp.inference.lesions import predict_lesions
-from msapp.inference.newlesions import predict_new_lesions
+from msapp.inference.newlesions import label_new_lesions, predict_new_lesions
 from msapp.lesions.candidates import find_candidates
 from msapp.lesions.instances import label_instances
 from msapp.models.registry import load_network, load_spec
@@ -122,7 +122,7 @@ def by_network(
     spec = load_spec(model)
     channels = dict(zip(CHANNELS, images, strict=True))
     found = predict_new_lesions(channels, brain, load_network(spec), spec, flips=flips)
-    return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
+    return label_new_lesions(found, channels, brain, spec) > 0
 
 
 # --- Real visits --------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit
+from msapp.inference import newlesions as growth
 from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
 from msapp.lesions import candidates
 from msapp.models.registry import HYBRID, models_for
@@ -19,8 +20,12 @@ from msapp.workflows.outputs import VisitSinks, make_network_node
 METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
-probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic} With the
-visits exchanged the same network marked the lesions that are gone. """
+probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic}{grown}
+With the visits exchanged the same network marked the lesions that are gone. """
+GROWN_METHODS = f"""\
+ Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {growth.REACH_MM:g} mm to where
+they have brightened by {100 * growth.HALF:.0f} % of their median and the later FLAIR is at least
+{growth.LEAST_BRIGHTNESS:g} times as bright as white matter."""
 HYBRID_METHODS = f"""\
 It looks at patches about candidate regions alone (hybrid method, MSSEG-2 workshop, MICCAI 2021):
 regions of at least {candidates.MINIMUM_MM3:g} mm3 that are more than
@@ -57,6 +62,7 @@ def methods(settings: Settings) -> str:
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
+        grown='' if spec.architecture.name == HYBRID else GROWN_METHODS,
     )
     if spec.architecture.name == HYBRID:
         text += HYBRID_METHODS

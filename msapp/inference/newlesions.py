@@ -1,4 +1,4 @@
-"""Probability of a new lesion between two visits, by whatever kind of network a model has."""
+"""New lesions between two visits, by whatever kind of network a model has."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy import ndimage
 
 from msapp.imaging.distance import distance_maps
 from msapp.inference.lesions import predict_lesions
 from msapp.inference.patches import Patch, corners, merge_nearest
 from msapp.lesions.candidates import find_candidates, patch_of
-from msapp.lesions.instances import measure_instances
+from msapp.lesions.instances import label_instances, measure_instances
 from msapp.models.registry import HYBRID
 
 if TYPE_CHECKING:
@@ -19,6 +20,16 @@ if TYPE_CHECKING:
     from torch import nn
 
     from msapp.models.spec import ModelSpec
+
+
+# A lesion of the whole-brain network grows to where its brightening has fallen to half, no farther
+# than this, and only where the later FLAIR is as bright as a lesion, white matter being 1. Smaller
+# places do not: their few voxels hardly tell how much a lesion brightened.
+HALF = 0.5
+REACH_MM = 6.0
+LEAST_BRIGHTNESS = 1.15
+LEAST_GROWING_MM3 = 50.0
+SMOOTH_MM = 0.5
 
 
 def predict_new_lesions(
@@ -56,6 +67,59 @@ def predict_new_lesions(
     if spec.architecture.name != HYBRID:
         return predict_lesions(images, brain, network, spec, flips=flips, device=device)
     return _predict_candidates(images, brain, network, spec, flips=flips, device=device)
+
+
+def label_new_lesions(
+    probability: np.ndarray,
+    images: Mapping[str, np.ndarray],
+    brain: np.ndarray,
+    spec: ModelSpec,
+) -> np.ndarray:
+    """Return the instances of new lesions: where the probability reaches the model's threshold.
+
+    A network that sees the whole brain fills large lesions in part only: they grow, see `HALF`.
+
+    Parameters
+    ----------
+    probability : (I, J, K) ndarray
+        Of `predict_new_lesions`, on its grid of 1 mm.
+    images, brain, spec
+        As for `predict_new_lesions`.
+
+    Returns
+    -------
+    (I, J, K) ndarray of int
+        0 outside, 1 for the largest, and so on; smaller ones than the model's least are left out.
+    """
+    mask = probability >= spec.threshold
+    labels = label_instances(mask, 1.0, minimum_mm3=spec.minimum_mm3)
+    if spec.architecture.name == HYBRID:
+        return labels
+    grown = _grow(labels, images['previous'], images['current'], brain)
+    return label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
+
+
+def _grow(
+    labels: np.ndarray, previous: np.ndarray, current: np.ndarray, brain: np.ndarray
+) -> np.ndarray:
+    """Grow the instances to where their brightening has fallen to half; return the mask."""
+    brightened = ndimage.gaussian_filter(current - previous, SMOOTH_MM)
+    bright = brain & (current > LEAST_BRIGHTNESS)
+    reach = round(REACH_MM)
+    grown = labels > 0
+    for label, box in enumerate(ndimage.find_objects(labels), start=1):
+        around = tuple(slice(max(0, side.start - reach - 1), side.stop + reach + 1) for side in box)
+        seed = labels[around] == label
+        if seed.sum() < LEAST_GROWING_MM3:
+            continue
+        most = np.median(brightened[around][seed])
+        like = (brightened[around] >= HALF * most) & bright[around]
+        near = ndimage.binary_dilation(seed, iterations=reach)
+        # Opened, so that it does not leak through what is one voxel thin.
+        body = seed | ndimage.binary_opening(like & near | seed)
+        parts, _ = ndimage.label(body)
+        grown[around] |= np.isin(parts, np.unique(parts[seed]))
+    return ndimage.binary_fill_holes(grown)
 
 
 def _predict_candidates(

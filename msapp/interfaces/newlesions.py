@@ -65,25 +65,19 @@ class _Pair:
 
     def find(self, **others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the probability of a new lesion, and the instances; or between other images."""
-        from msapp.imaging import geometry
         from msapp.inference.device import current_device
-        from msapp.inference.newlesions import predict_new_lesions
-        from msapp.lesions.instances import label_instances
+        from msapp.inference.newlesions import label_new_lesions, predict_new_lesions
 
+        images = self.images | others
         probability = predict_new_lesions(
-            self.images | others,
+            images,
             self.brain,
             self._network,
             self.spec,
             flips=self._flips,
             device=current_device(),
         )
-        labels = label_instances(
-            probability >= self.spec.threshold,
-            geometry.voxel_volume_mm3(self.grid),
-            minimum_mm3=self.spec.minimum_mm3,
-        )
-        return probability, labels
+        return probability, label_new_lesions(probability, images, self.brain, self.spec)
 
 
 class _SegmentNewLesionsInput(_PairInput):
