@@ -75,6 +75,7 @@ def main() -> None:
     parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
     parser.add_argument('--reverse', action='store_true', help='pairs: what is gone, not what came')
+    parser.add_argument('--ungrown', action='store_true', help='what the network marks, as it is')
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
@@ -94,7 +95,9 @@ def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
     for title, items in (('hybrid', given.hybrid), ('network', given.model)):
         chosen = dict(item.split('=', 1) if '=' in item else ('', item) for item in items)
         if model := chosen.get(name) or chosen.get(''):
-            methods[title] = partial(by_network, model=model, flips=given.flips)
+            methods[title] = partial(
+                by_network, model=model, flips=given.flips, ungrown=given.ungrown
+            )
     return methods
 
 
@@ -116,12 +119,19 @@ def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.nd
 
 
 def by_network(
-    images: np.ndarray, brain: np.ndarray, *, model: str, flips: bool = False
+    images: np.ndarray,
+    brain: np.ndarray,
+    *,
+    model: str,
+    flips: bool = False,
+    ungrown: bool = False,
 ) -> np.ndarray:
     """Run a network for new lesions."""
     spec = load_spec(model)
     channels = dict(zip(CHANNELS, images, strict=True))
     found = predict_new_lesions(channels, brain, load_network(spec), spec, flips=flips)
+    if ungrown:
+        return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
     return label_new_lesions(found, channels, brain, spec) > 0
 
 
