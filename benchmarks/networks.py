@@ -1,12 +1,10 @@
-"""The networks against manual masks of real patients, and on drawn heads that were held out.
+"""The networks against manual masks of real patients.
 
     python benchmarks/networks.py brain --data DATA [--model ljub01=FOLDER ...] [--anatomy template]
     python benchmarks/networks.py lesions --data DATA [--model cs07=FOLDER --model cs19=FOLDER]
     python benchmarks/networks.py uncertainty --data DATA [--model ...] [--samples 20]
-    python benchmarks/networks.py heads --data DATA --heads CACHE
 
-``DATA`` is the folder with ``heads-t1``, ``ljubljana-longitudinal`` and ``ljubljana-mni``;
-``CACHE`` is the folder of prepared heads that ``msapp-train`` keeps in ``OUT/cache/heads``. Models
+``DATA`` is the folder with ``heads-t1``, ``ljubljana-longitudinal`` and ``ljubljana-mni``. Models
 are those of msapp where none is given. Nothing is printed without its n.
 """
 
@@ -16,7 +14,6 @@ import argparse
 import resource
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -32,8 +29,7 @@ from msapp.evaluation.calibration import (
     reliability_curve,
     to_logits,
 )
-from msapp.evaluation.lesiontables import match_table, score_by_size
-from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, pair_anima, score_anima
+from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, score_anima
 from msapp.evaluation.overlaps import label_lesions, pair_labels
 from msapp.evaluation.thresholds import sweep_thresholds
 from msapp.evaluation.voxel import dice, hausdorff95_mm
@@ -45,11 +41,6 @@ from msapp.inference.lesions import predict_lesions, sample_lesions
 from msapp.lesions import threshold
 from msapp.lesions.uncertainty import measure_lesion_uncertainty, retention_curve
 from msapp.models.registry import ModelSpec, load_network, load_spec
-from msapp.synthesis.acquisition import AcquisitionSettings
-from msapp.synthesis.generator import HeadGenerator
-from msapp.synthesis.heads import Head
-from msapp.training.data import Drawn, make_settings, read_bank
-from msapp.training.recipe import load_recipe
 
 # Its manual brain mask is too large (see the README of the data).
 WRONG_MASK = 'sub-ljub19'
@@ -59,7 +50,6 @@ CASES = ('cs07', 'cs19')
 INPUTS = {'both': ('FLAIR', 'T1w'), 'FLAIR': ('FLAIR',), 'T1w': ('T1w',)}
 TEMPLATE = 'template'
 THRESHOLDS = [round(value, 2) for value in np.arange(0.1, 0.95, 0.1)]
-SLICES_MM = (1.0, 3.0, 5.0)
 SEED = 1
 # Probability from which a voxel is possibly lesion.
 POSSIBLE = 0.05
@@ -75,10 +65,7 @@ def main() -> None:
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--model', action='append', default=[], help='FOLDER, or PERSON=FOLDER')
     parser.add_argument('--anatomy', default='anatomy', help='model, or template')
-    parser.add_argument('--heads', type=Path)
-    parser.add_argument(
-        '--samples', type=int, default=20, help='heads drawn for each line, or passes with dropout'
-    )
+    parser.add_argument('--samples', type=int, default=20, help='passes with dropout')
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
@@ -266,15 +253,14 @@ def compare_uncertainty(given: argparse.Namespace) -> None:
     for name in CASES:
         images, truth, brain = read_patient(given.data, name, given.anatomy)
         spec = model_of(name, given)
+        network = load_network(spec)
         inside = np.asanyarray(images['FLAIR'].dataobj) != 0
         scaled = scale(images, brain, inside)
-        maps = sample_lesions(
-            scaled, inside, load_network(spec), spec, samples=given.samples, seed=SEED
-        )
+        maps = sample_lesions(scaled, inside, network, spec, samples=given.samples, seed=SEED)
+        found = predict_lesions(scaled, inside, network, spec) >= spec.threshold
         mm3 = float(np.prod(geometry.spacing_mm(images['FLAIR'])))
         labels, reference = (
-            label_lesions(mask, mm3, above_mm3=ANIMA_ABOVE_MM3)
-            for mask in (maps.probability >= spec.threshold, truth)
+            label_lesions(mask, mm3, above_mm3=ANIMA_ABOVE_MM3) for mask in (found, truth)
         )
         overlaps = pair_labels(labels, reference, mm3)
         detection = detect_anima(overlaps)
@@ -342,56 +328,10 @@ def score(
     }
 
 
-# --- Drawn heads --------------------------------------------------------------------------------
-
-
-def score_heads(given: argparse.Namespace) -> None:
-    """Score a network for lesions on drawn heads whose label maps it never saw."""
-    spec = load_spec(given.model[0] if given.model else 'lesions')
-    network = load_network(spec)
-    recipe = load_recipe('lesions')
-    heads = [Head.load(given.heads / f'{name}.npz') for name in recipe.data.held_out_heads]
-    bank = read_bank(recipe, given.data)
-    settings = make_settings(recipe)
-    lines, matches = [], []
-    for thickness in SLICES_MM:
-        acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
-        if thickness == min(SLICES_MM):
-            acquisition = AcquisitionSettings(thick=0.0)
-        drawing = Drawn(
-            HeadGenerator(
-                heads, replace(settings, missing=0.0, acquisition=acquisition), bank=bank
-            ),
-            recipe,
-        )
-        rng = np.random.default_rng(SEED)
-        for _ in range(given.samples):
-            item = drawing.draw(rng)
-            with torch.no_grad():
-                found = torch.sigmoid(network(item['image'][None]) / spec.temperature)[0, 0]
-            mask, truth = found.numpy() >= spec.threshold, item['target'][0].numpy() > 0
-            overlaps = pair_anima(mask, truth, 1.0)
-            matches.append(match_table(overlaps, detect_anima(overlaps)))
-            by_lesion = score_anima(mask, truth, (1.0, 1.0, 1.0))
-            lines.append(
-                {
-                    'slice_mm': thickness,
-                    'dice': dice(mask, truth) if truth.any() else float('nan'),
-                    'anima_f1': by_lesion.f1,
-                }
-            )
-    table = pd.DataFrame(lines)
-    grouped = table.groupby('slice_mm')
-    print(grouped.agg(['mean', 'count']).round(3).to_string())
-    print(score_by_size(pd.concat(matches)).round(3).to_string(index=False))
-    print(f'n = {len(table)} patches of {len(heads)} drawn heads; label maps held out.')
-
-
 COMMANDS = {
     'brain': compare_brains,
     'lesions': compare_lesions,
     'uncertainty': compare_uncertainty,
-    'heads': score_heads,
 }
 
 if __name__ == '__main__':

@@ -43,9 +43,9 @@ from msapp.models.registry import load_network, load_spec
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
 from msapp.synthesis.pairs import CHANNELS, PairGenerator
-from msapp.training.data import load_image, make_pair_settings, read_bank
+from msapp.training.data import kept_path, load_image, make_pair_settings, read_bank
 from msapp.training.pairs import pair_with_itself
-from msapp.training.recipe import load_recipe
+from msapp.training.recipe import RealPair, load_recipe
 from msapp.training.visits import Visits, bring_together, read_visits, swap_visits
 
 SPACING_MM = (1.0, 1.0, 1.0)
@@ -54,7 +54,7 @@ NEAR_MM, LEAST_MM3 = 2.0, 10.0
 SLICES_MM = (1.0, 3.0, 5.0)
 SEED = 1
 # A head laid down again: its turn about each axis and its shift, and noise over the head's median.
-AGAIN_DEG, AGAIN_MM, AGAIN_NOISE = 3.0, 3.0, 0.03
+AGAIN = AGAIN_DEG, AGAIN_MM, AGAIN_NOISE = 3.0, 3.0, 0.03
 
 # Takes the earlier and the later FLAIR, (2, I, J, K), and the brain; gives a mask.
 Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -211,18 +211,19 @@ def count_repeated(given: argparse.Namespace) -> None:
     """
     recipe, rows = load_recipe('newlesions'), []
     for entry in (*recipe.data.pairs, *recipe.data.visits):
-        files = [entry.previous, entry.current] if hasattr(entry, 'previous') else [entry.image]
+        paired = isinstance(entry, RealPair)
+        files = [entry.previous, entry.current] if paired else [entry.image]
         for number, file in enumerate(files):
             image = load_image(given.data / file)
             for repeat in range(given.repeats):
-                kept = given.cache / 'repeated' / f'{entry.name}-{number + 1}-{repeat + 1}.npz'
+                name = f'{entry.name}-{number + 1}-{repeat + 1}'
+                kept = kept_path(given.cache / 'repeated', name, AGAIN, [given.data / file])
                 if not kept.exists():
                     kept.parent.mkdir(parents=True, exist_ok=True)
                     rng = np.random.default_rng([SEED, repeat, *entry.name.encode(), number])
                     bring_together(entry.name, [image, scan_again(image, rng)]).save(kept)
                 images = Visits.load(kept).images.numpy()
                 rows += count_false(entry.name, number, images, images[1] > 0, given)
-                print(rows[-1], flush=True)
     show_false(rows, given)
 
 

@@ -133,6 +133,10 @@ class ModelSpec(_Frozen):
         Probability from which a voxel counts, in (0, 1); None where classes compete.
     temperature : float
         Logits are divided by this before they become probabilities (Guo, ICML 2017).
+    prior : float or None
+        For tasks of lesions: mean probability in the brains that the network has learnt from. With
+        it, probabilities are adapted to the share of lesion in each brain (Saerens, Neural
+        Computation 2002); without, they are left as they are.
     minimum_mm3 : float
         Smaller components are dropped, mm3.
     classes : tuple of str
@@ -159,6 +163,7 @@ class ModelSpec(_Frozen):
     overlap: float = Field(default=0.5, ge=0, lt=1)
     threshold: float | None = Field(default=None, gt=0, lt=1)
     temperature: Positive = 1.0
+    prior: float | None = Field(default=None, gt=0, lt=1)
     minimum_mm3: float = Field(default=0.0, ge=0)
     classes: tuple[str, ...] = ()
     supports: tuple[Capability, ...] = ()
@@ -191,6 +196,12 @@ class ModelSpec(_Frozen):
         given = self.architecture.arguments.get('in_channels')
         if given is not None and given != len(self.channels):
             raise ValueError(f'in_channels is {given}, but there are {len(self.channels)} channels')
+        return self
+
+    @model_validator(mode='after')
+    def _prior_is_of_use(self) -> Self:
+        if self.prior is not None and (self.classes or self.architecture.name == 'hybrid'):
+            raise ValueError("prior: only of use for networks that see a whole brain's lesions")
         return self
 
     @model_validator(mode='after')

@@ -15,7 +15,8 @@ from msapp.bids.query import Participant, Visit, interval_days
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows import changes, lesions, longitudinal, midpoint, newlesions, session
-from msapp.workflows.outputs import ParticipantSinks, Source, VisitSinks, safe_name
+from msapp.workflows.nodes import safe_name
+from msapp.workflows.outputs import ParticipantSinks, Source, VisitSinks
 
 # nipype's hashes do not see code, so every version has a work folder of its own.
 WORKFLOW_NAME = safe_name(f'msapp_{__version__}_wf')

@@ -18,14 +18,8 @@ from msapp.lesions.matching import LEAST_NEAR, LEAST_OVERLAP, REACH_VOXELS, SUPP
 from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows.lesions import can_find_lesions
-from msapp.workflows.outputs import (
-    LARGE_GB,
-    NETWORK,
-    ParticipantSinks,
-    Source,
-    VisitSinks,
-    make_node,
-)
+from msapp.workflows.nodes import LARGE_GB, make_node
+from msapp.workflows.outputs import NETWORK, ParticipantSinks, Source, VisitSinks
 
 NAME = 'changes_wf'
 # What `TakePair` takes out for each pair of visits.

@@ -15,15 +15,8 @@ from msapp.lesions import threshold
 from msapp.lesions.location import LOCATIONS
 from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
-from msapp.workflows.outputs import (
-    LARGE_GB,
-    MNI,
-    NETWORK,
-    VisitSinks,
-    make_network_node,
-    make_node,
-    model_metadata,
-)
+from msapp.workflows.nodes import LARGE_GB, make_network_node, make_node
+from msapp.workflows.outputs import MNI, NETWORK, VisitSinks, model_metadata
 
 THRESHOLD_METHODS = f"""\
 Lesions were found by the baseline 'threshold': FLAIR voxels more than
@@ -36,7 +29,11 @@ tissue for lesions. """
 NETWORK_METHODS = """\
 Lesions were segmented from {channels} by the network '{name}' {version}, at 1 mm isotropic in the
 individual space, where the probability is at least {threshold:g}, in regions of at least
-{minimum:g} mm3.{synthetic} """
+{minimum:g} mm3.{adapted}{synthetic} """
+ADAPTED = (
+    ' Probabilities were adapted to the share of lesion in each brain (Saerens et al., Neural '
+    'Computation 2002).'
+)
 SYNTHETIC_ONLY = ' It was trained on synthetic images alone.'
 
 
@@ -51,6 +48,7 @@ def methods(settings: Settings) -> str:
         version=spec.version,
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
+        adapted='' if spec.prior is None else ADAPTED,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
     )
 

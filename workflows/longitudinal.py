@@ -14,7 +14,8 @@ from msapp.interfaces.lesions import FindCandidates
 from msapp.lesions import candidates
 from msapp.settings import Settings
 from msapp.workflows.lesions import add_mask_to_orig
-from msapp.workflows.outputs import LARGE_GB, VisitSinks, make_node
+from msapp.workflows.nodes import LARGE_GB, make_node
+from msapp.workflows.outputs import VisitSinks
 
 METHODS = f"""\
 Candidates of new lesions were found between consecutive visits by step one of the hybrid method

@@ -9,7 +9,7 @@ from msapp.bids.query import Visit
 from msapp.interfaces.imaging import FindMidpoint
 from msapp.interfaces.lists import Merge, Select
 from msapp.settings import Settings
-from msapp.workflows.outputs import LARGE_GB, make_node
+from msapp.workflows.nodes import LARGE_GB, make_node
 
 METHODS = """\
 The visits were brought into one space, rigid, 1 mm isotropic, at their unbiased midpoint (after

@@ -15,7 +15,8 @@ from msapp.models.registry import HYBRID, models_for
 from msapp.settings import Settings
 from msapp.synthesis import injection
 from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig, network_metadata
-from msapp.workflows.outputs import VisitSinks, make_network_node
+from msapp.workflows.nodes import make_network_node
+from msapp.workflows.outputs import VisitSinks
 
 METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the

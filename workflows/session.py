@@ -16,17 +16,8 @@ from msapp.interfaces import imaging
 from msapp.interfaces.lesions import MeasureNoise
 from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
-from msapp.workflows.outputs import (
-    LARGE_GB,
-    MNI,
-    NETWORK,
-    SMALL_GB,
-    VisitSinks,
-    make_network_node,
-    make_node,
-    model_metadata,
-    safe_name,
-)
+from msapp.workflows.nodes import LARGE_GB, SMALL_GB, make_network_node, make_node, safe_name
+from msapp.workflows.outputs import MNI, NETWORK, VisitSinks, model_metadata
 
 TISSUES = ('brain', 'white_matter', 'grey_matter')
 BRAIN_FIELDS = (*TISSUES, 'from_mni', 'measures')

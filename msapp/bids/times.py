@@ -10,8 +10,6 @@ from pathlib import Path
 
 from msapp.bids.files import list_folder
 
-# How Python writes UTC at the end of a time.
-ZERO = '+00:00'
 UTF16_STARTS = (b'\xff\xfe', b'\xfe\xff')
 
 
@@ -75,7 +73,9 @@ def read_time(value: object) -> str | None:
     """
     try:
         time = datetime.fromisoformat(str(value))
-        return str(value) if time.tzinfo is None else time.astimezone(UTC).isoformat()[: -len(ZERO)]
+        if time.tzinfo is None:
+            return str(value)
+        return time.astimezone(UTC).replace(tzinfo=None).isoformat()
     except (ValueError, OverflowError):
         return None
 

@@ -11,23 +11,20 @@ import tempfile
 import threading
 import traceback
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msapp.cli.console import complain, open_missing_streams, say
+from msapp.cli.console import complain, ensure_user, open_missing_streams, say
+from msapp.cli.outcomes import exit_code, left_out, print_summary, write_reports
 from msapp.cli.parser import parse
 from msapp.errors import (
     EXIT_DONE,
-    EXIT_SOME_FAILED,
     InputError,
     InternalError,
     LockedError,
     MsappError,
-    StorageError,
-    UsageError,
 )
 from msapp.files import remove_temporary, storage_error
 
@@ -36,7 +33,7 @@ if TYPE_CHECKING:
 
     from msapp.bids.query import Participant
     from msapp.engine.locks import Locks
-    from msapp.engine.record import Outcome, Status
+    from msapp.engine.record import Outcome
     from msapp.resources import Limits
     from msapp.settings import Settings
 
@@ -113,7 +110,7 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     """
     # nipype asks the network for a newer version of itself unless told not to.
     os.environ.update(NO_ET='1', NIPYPE_NO_ET='1')
-    _ensure_home()
+    ensure_user()
     from msapp.bids.checks import check_folders
     from msapp.cli.plan import check_available, describe
     from msapp.settings import make_settings
@@ -132,14 +129,6 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     if 'group' in settings.levels:
         code = _add_group_level(settings, code)
     return code
-
-
-def _ensure_home() -> None:
-    """Give a user without a home, as in containers, one that holds nothing: pybids demands one."""
-    try:
-        Path.home()
-    except RuntimeError:
-        os.environ['HOME'] = os.devnull
 
 
 def run_participants(settings: Settings, verbosity: int, command: Sequence[str]) -> int:
@@ -169,15 +158,15 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
         with Locks(_shared_folders(settings), len(planned)) as locks:
             ours, outcomes = _claim(planned, settings, locks, logger)
             sound = [participant for participant in ours if not participant.error]
-            warnings: dict[str, list[str]] = {}
+            warnings: dict[str, str] = {}
             if sound and not settings.reports_only:
                 done, warnings = _process(settings, sound, log_dir, limits)
                 outcomes += done
                 _remove_leftovers(settings, sound)  # of workers that were killed
-            for label, texts in warnings.items():
-                logger.warning('%s: %s', label, ' '.join(texts))
-            outcomes = _write_reports(settings, ours, outcomes, warnings, logger)
-        _print_summary(outcomes, settings)
+            for label, text in warnings.items():
+                logger.warning('%s: %s', label, text)
+            outcomes = write_reports(settings, ours, outcomes, warnings, logger)
+        print_summary(outcomes, settings)
         write_summary(log_dir, sorted(outcomes, key=lambda outcome: outcome.participant))
     finally:
         close_logging(logger)
@@ -199,12 +188,12 @@ def _claim(
         try:
             locks.take(participant.label)
         except LockedError as error:
-            outcomes.append(_left_out(participant.label, 'not run', error))
+            outcomes.append(left_out(participant.label, 'not run', error))
             continue
         ours.append(participant)
         if participant.error:
             refusal = InputError(participant.error)
-            outcomes.append(_left_out(participant.label, 'failed', refusal, 'input check'))
+            outcomes.append(left_out(participant.label, 'failed', refusal, 'input check'))
     _remove_leftovers(settings, ours)  # of earlier runs
     for outcome in outcomes:
         logger.error('Left out: %s', outcome.error)
@@ -231,12 +220,12 @@ def _validate_input(settings: Settings, logger: logging.Logger) -> None:
 
 def _process(
     settings: Settings, participants: Sequence[Participant], log_dir: Path, limits: Limits
-) -> tuple[list[Outcome], dict[str, list[str]]]:
-    """Build the graph of the participants and run it; return warnings by participant too."""
+) -> tuple[list[Outcome], dict[str, str]]:
+    """Build the graph of the participants and run it; return a warning of some of them too."""
     from msapp.bids.query import find_given_masks
     from msapp.engine.run import run_graph
     from msapp.workflows.base import WORKFLOW_NAME, init_msapp_wf
-    from msapp.workflows.outputs import leftovers
+    from msapp.workflows.nodes import leftovers
 
     graph, names = init_msapp_wf(
         participants=participants,
@@ -251,7 +240,7 @@ def _process(
         kind = 'svg' if shutil.which('dot') else 'dot'
         graph.write_graph(str(log_dir / 'graph.dot'), graph2use='colored', format=kind)
     warnings = {
-        label: [_of_earlier_runs(found)]
+        label: _of_earlier_runs(found)
         for label in (participant.label for participant in participants)
         if (found := leftovers(graph, settings.output_dir, label))
     }
@@ -284,125 +273,6 @@ def _gpu_slots(settings: Settings) -> int:
     from msapp.models.registry import models_for
 
     return choose_gpus(settings.device, settings.gpus) if models_for(settings) else 0
-
-
-def _left_out(label: str, status: Status, error: MsappError, step: str | None = None) -> Outcome:
-    """Return the outcome of a participant for whom nothing was run."""
-    from msapp.engine.record import Outcome
-
-    return Outcome(
-        participant=label,
-        status=status,
-        steps_total=0,
-        steps_run=0,
-        steps_reused=0,
-        error=str(error),
-        failed_step=step,
-        crash_file=None,
-        wall_s=0.0,
-        exit_code=error.exit_code,
-    )
-
-
-def _settings_of_results(settings: Settings, participant: str, logger: logging.Logger) -> Settings:
-    """Return what a participant's files were made with: it is what their report must tell."""
-    from msapp.models.registry import models_for
-    from msapp.provenance import find_run
-    from msapp.settings import load_toml, make_settings
-
-    if not settings.reports_only:
-        return settings
-    run = find_run(settings.output_dir, participant)
-    try:
-        if run is None:
-            raise UsageError(f'{settings.output_dir / "logs"}: no run that made its files.')
-        values = load_toml(run / 'settings.toml')
-        folders = ('bids_dir', 'output_dir', 'work_dir', 'derivatives')
-        values |= {name: getattr(settings, name) for name in folders}
-        recorded = make_settings(values)
-        models_for(recorded)
-    except UsageError as error:
-        logger.warning(
-            '%s: its report tells the methods of this command, which may not be those that made '
-            'its files. %s',
-            participant,
-            error,
-        )
-        return settings
-    return recorded
-
-
-def _write_reports(
-    settings: Settings,
-    participants: Sequence[Participant],
-    outcomes: Sequence[Outcome],
-    warnings: Mapping[str, Sequence[str]],
-    logger: logging.Logger,
-) -> list[Outcome]:
-    """Write a page for every participant, also for those that failed; return how all ended."""
-    from msapp.cli.plan import not_done
-    from msapp.workflows.reports import write_report
-
-    known = {item.participant: item for item in outcomes}
-    for participant in participants:
-        outcome, errors = known.get(participant.label), []
-        if outcome and outcome.status != 'done' and outcome.failed_step != 'input check':
-            errors = [_explain(outcome)]
-        try:
-            made_with = _settings_of_results(settings, participant.label, logger)
-            page = write_report(
-                participant,
-                made_with,
-                not_done=not_done,
-                errors=errors,
-                warnings=warnings.get(participant.label, ()),
-            )
-            logger.info('%s: report %s', participant.label, page)
-        except StorageError as error:
-            logger.error('%s: no report. %s', participant.label, error)
-            if outcome is None or outcome.status == 'done':
-                failed = _left_out(participant.label, 'failed', error, 'report')
-                known[participant.label] = (
-                    failed
-                    if outcome is None
-                    else replace(
-                        outcome,
-                        status='failed',
-                        error=failed.error,
-                        failed_step='report',
-                        exit_code=failed.exit_code,
-                    )
-                )
-    return list(known.values())
-
-
-def _print_summary(outcomes: Sequence[Outcome], settings: Settings) -> None:
-    """Print one line a participant."""
-    for item in sorted(outcomes, key=lambda outcome: outcome.participant):
-        if item.status == 'done':
-            line = f'done, {item.steps_run} steps run, {item.steps_reused} reused, '
-            line += f'{item.wall_s:.0f} s. Report: {settings.output_dir / item.participant}.html'
-        else:
-            line = f'{item.status}. {_explain(item)}'
-        say(f'{item.participant}: {line}\n')
-
-
-def _explain(outcome: Outcome) -> str:
-    """Return why a participant was not done, with the step where the message lacks it."""
-    error, step = outcome.error or 'see the log', outcome.failed_step
-    error = error.removeprefix(outcome.participant).lstrip(': ')
-    return error if step is None or step in error else f'{step}: {error}'
-
-
-def exit_code(outcomes: Sequence[Outcome]) -> int:
-    """Return the exit code of a run: 1 once anyone finished or reasons differ.
-
-    Where nobody finished and all failed for one reason, that reason's code is returned.
-    """
-    codes = {outcome.exit_code for outcome in outcomes}
-    if not codes or codes == {EXIT_DONE}:
-        return EXIT_DONE
-    return codes.pop() if len(codes) == 1 else EXIT_SOME_FAILED
 
 
 def _add_group_level(settings: Settings, code: int) -> int:

@@ -1,10 +1,18 @@
-"""Standard streams that may be closed, or have nobody who reads them: no run fails for that."""
+"""What a process may be started without, as in containers: no run fails for that.
+
+Standard streams may be closed, or have nobody who reads them; a user may have no home and no name.
+"""
 
 from __future__ import annotations
 
+import getpass
 import os
 import sys
+from pathlib import Path
 from typing import TextIO
+
+# Of a user who has none.
+USER = 'msapp'
 
 
 def open_missing_streams() -> None:
@@ -22,6 +30,21 @@ def open_missing_streams() -> None:
         if getattr(sys, name) is None:
             mode = 'w' if number else 'r'
             setattr(sys, name, open(number, mode, encoding='utf-8', closefd=False))  # noqa: SIM115
+
+
+def ensure_user() -> None:
+    """Give a user without a home one that holds nothing, and one without a name a name.
+
+    pybids demands a home, MONAI a name, when they are imported.
+    """
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ['HOME'] = os.devnull
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ['USER'] = USER
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msapp import __version__
+from msapp.cli.console import ensure_user
 from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError, UsageError
 
 EPILOG = """\
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as asked and print where the model is."""
+    ensure_user()
     try:
         from msapp.training.fit import train
     except ImportError as error:

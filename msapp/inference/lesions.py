@@ -12,6 +12,7 @@ from scipy import ndimage
 from msapp.errors import InputError
 from msapp.inference.normalise import clip_white_matter
 from msapp.inference.predictor import predict, predict_samples
+from msapp.inference.prior import adapt_prior
 from msapp.lesions.uncertainty import SampleUncertainty, UncertaintyMaps
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ def predict_lesions(
     Returns
     -------
     (I, J, K) ndarray of float32
-        In [0, 1]; 0 outside the brain.
+        In [0, 1]; 0 outside the brain. Of a model that names its prior, adapted to the share of
+        lesion in this brain, see `msapp.inference.prior`.
 
     Raises
     ------
@@ -63,7 +65,10 @@ def predict_lesions(
         device=device,
         flips=flips,
     )
-    return place.paste(_probability(logits[0], spec))
+    probability = place.paste(_probability(logits[0], spec))
+    if spec.prior is not None:
+        probability[brain] = adapt_prior(probability[brain], spec.prior)
+    return probability
 
 
 def sample_lesions(
@@ -90,7 +95,8 @@ def sample_lesions(
     Returns
     -------
     UncertaintyMaps
-        Of (I, J, K) maps; 0 outside the brain.
+        Of (I, J, K) maps; 0 outside the brain. They are of the network's own probabilities, not
+        adapted to this brain.
 
     Raises
     ------

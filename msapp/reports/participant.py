@@ -16,15 +16,14 @@ from msapp.imaging.brain import PLAIN_SIMILARITY
 from msapp.lesions.dissemination import HEADING
 from msapp.reports.html import trusted, write_page
 from msapp.reports.views import FigureView, Files, TableView
-from msapp.stats.columns import (
+from msapp.stats.change_columns import (
     CANDIDATES,
     CHANGES,
     DISSEMINATION,
-    LESIONS,
     NEW_LESIONS,
     SELF_CHECK,
-    VISITS,
 )
+from msapp.stats.columns import LESIONS, VISITS
 
 # What a reader asks first comes first; how well it was measured follows.
 _FIRST = (
@@ -282,8 +281,7 @@ def _since(summary: Mapping[str, Any] | None, previous: VisitView | None) -> str
     value = (summary or {}).get('since_session')
     if isinstance(value, str) and value:
         return value
-    unknown = summary is None and previous is not None
-    return previous.name if unknown and previous is not None else None
+    return previous.name if summary is None and previous is not None else None
 
 
 def _visit(

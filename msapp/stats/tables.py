@@ -18,18 +18,15 @@ import pandas as pd
 
 from msapp.errors import InputError, InternalError
 from msapp.files import write_atomic
-from msapp.stats.columns import (
+from msapp.stats.change_columns import (
     CANDIDATES,
     CHANGES,
     DISSEMINATION,
-    LESIONS,
     NEW_LESIONS,
     SELF_CHECK,
-    TEXT_COLUMNS,
     TRACKS,
-    VISITS,
-    Columns,
 )
+from msapp.stats.columns import LESIONS, TEXT_COLUMNS, VISITS, Columns
 
 MISSING = 'n/a'
 # Six significant digits keep 0.001 ml in a brain of 1,500 ml and 0.001 mm in a head.

@@ -261,6 +261,7 @@ def describe_model(
         window=recipe.window,
         overlap=recipe.overlap,
         threshold=recipe.threshold,
+        prior=recipe.prior,
         minimum_mm3=recipe.minimum_mm3,
         classes=recipe.classes,
         supports=('mc-samples',) if sampled else (),

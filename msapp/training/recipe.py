@@ -197,6 +197,8 @@ class Recipe(_Frozen):
     window : tuple of int
         Sides of the drawn images, and of the sliding window.
     threshold : float or None
+    prior : float or None
+        See `msapp.models.spec.ModelSpec`; `benchmarks/drawn.py prior` prints it.
     minimum_mm3 : float
         Smaller components are dropped, mm3.
     classes : tuple of str
@@ -220,6 +222,7 @@ class Recipe(_Frozen):
     window: tuple[int, int, int]
     overlap: float = 0.5
     threshold: float | None = None
+    prior: float | None = Field(default=None, gt=0, lt=1)
     minimum_mm3: float = Field(default=0.0, ge=0)
     classes: tuple[str, ...] = ()
     architecture: Named

@@ -19,7 +19,7 @@ from scipy import ndimage
 
 from msapp.files import atomic_path
 from msapp.imaging import geometry
-from msapp.imaging.brain import extract_brain, mask_on_grid
+from msapp.imaging.brain import BrainExtraction, extract_brain, mask_on_grid
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normalize
 from msapp.imaging.midpoint import find_midpoint
 from msapp.imaging.registration import register_linear
@@ -220,20 +220,7 @@ def bring_together(
     """
     images = [correct_bias(nib.as_closest_canonical(image)) for image in images]
     found = [extract_brain(image) for image in images]
-    midpoint = find_midpoint(
-        images, [brain.brain for brain in found], [brain.from_mni for brain in found]
-    )
-    to_visits = list(midpoint.to_visit)
-    if len(images) > 1:
-        to_previous, to_current = to_visits
-        affine = register_linear(
-            images[1],
-            images[0],
-            kind='Affine',
-            mask=found[1].brain,
-            initial=to_previous @ np.linalg.inv(to_current),
-        )
-        to_visits[0] = affine @ to_current
+    to_visits, from_mni = _register(images, found)
     grid = geometry.individual_grid()
     scaled, whites, brains = [], [], []
     for image, brain, transform in zip(images, found, to_visits, strict=True):
@@ -261,10 +248,30 @@ def bring_together(
         increase=increase,
         decrease=decrease,
         affine=affine,
-        from_mni=midpoint.from_mni,
+        from_mni=from_mni,
         slice_mm=np.array([thickness[0], thickness[-1]]),
         paired=len(images) > 1,
     )
+
+
+def _register(
+    images: Sequence[nib.Nifti1Image], found: Sequence[BrainExtraction]
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Return the maps from ``individual`` to each visit, and from MNI to ``individual``."""
+    midpoint = find_midpoint(
+        images, [brain.brain for brain in found], [brain.from_mni for brain in found]
+    )
+    if len(images) == 1:
+        return list(midpoint.to_visit), midpoint.from_mni
+    to_previous, to_current = midpoint.to_visit
+    affine = register_linear(
+        images[1],
+        images[0],
+        kind='Affine',
+        mask=found[1].brain,
+        initial=to_previous @ np.linalg.inv(to_current),
+    )
+    return [affine @ to_current, to_current], midpoint.from_mni
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...]:

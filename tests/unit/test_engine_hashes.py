@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 
 from nipype.interfaces.base import specs
+from nipype.pipeline import engine as pe
 
 from msapp.engine.run import _each_file_hashed_once
+from msapp.interfaces.outputs import SaveTransform
 
 
 def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
@@ -35,3 +37,25 @@ def test_a_file_that_is_gone_has_no_hash_and_nipype_is_left_as_it_was(tmp_path):
     with _each_file_hashed_once():
         assert specs.hash_infile(tmp_path / 'none') is None
     assert specs.hash_infile is plain
+
+
+def test_a_sink_writes_again_for_another_output_folder(tmp_path):
+    """One work folder, two output folders: each gets what the last run into it asked for."""
+
+    def write(folder, content):
+        path = tmp_path / f'{content}.txt'
+        if not path.exists():
+            path.write_text(content, encoding='utf-8')
+        node = pe.Node(
+            SaveTransform(
+                in_file=str(path), metadata={}, output_dir=str(tmp_path / folder), name='x.txt'
+            ),
+            name='sink',
+            base_dir=str(tmp_path / 'work'),
+        )
+        node.run()
+        return (tmp_path / folder / 'x.txt').read_text(encoding='utf-8')
+
+    assert write('one', 'before') == 'before'
+    assert write('two', 'after') == 'after'
+    assert write('one', 'after') == 'after'

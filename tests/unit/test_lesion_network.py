@@ -9,6 +9,7 @@ from torch import nn
 
 from msapp.errors import InputError
 from msapp.inference.lesions import predict_lesions, sample_lesions
+from msapp.inference.prior import adapt_prior
 from msapp.models.spec import ModelSpec
 
 WINDOW = (16, 16, 16)
@@ -83,6 +84,14 @@ def test_flips_average_over_the_mirror_image(flair, brain):
     assert not np.allclose(plain, plain[::-1], atol=1e-3)
     np.testing.assert_allclose(both, both[::-1], atol=1e-6)
     np.testing.assert_allclose(both, 1 / (1 + np.exp(-2)), atol=1e-6)
+
+
+def test_a_prior_adapts_the_probabilities_of_the_brain_alone(flair, brain):
+    plain = predict_lesions({'FLAIR': flair}, brain, Bright(), spec())
+    adapted = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(prior=0.2))
+    np.testing.assert_array_equal(adapted[brain], adapt_prior(plain[brain], 0.2))
+    assert (adapted[~brain] == 0).all()
+    assert not np.allclose(adapted, plain, atol=1e-3)
 
 
 def test_temperature_divides_the_logits(flair, brain):

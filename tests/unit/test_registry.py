@@ -156,6 +156,8 @@ def test_weights_that_do_not_fit_are_refused(model, content):
         ({'channels': [{'name': 'FLAIR'}]}, 'in_channels is 2, but there are 1 channels'),
         ({'channels': [{'name': 'FLAIR'}] * 2}, 'named twice: FLAIR'),
         ({'classes': ['a', 'b']}, 'out_channels is 1, but there are 2 classes'),
+        ({'prior': 1.5}, 'prior: Input should be less than 1'),
+        ({'prior': 0.1, 'classes': ['a']}, 'prior: only of use for'),
         ({'supports': ['magic']}, 'supports.0: Input should be'),
     ],
 )

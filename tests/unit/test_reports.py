@@ -8,7 +8,8 @@ from PIL import Image
 from msapp.reports.group import days_since_first, outliers, robust_z, write_group_report
 from msapp.reports.html import show
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
-from msapp.stats.columns import CANDIDATES, CHANGES, DISSEMINATION, LESIONS, VISITS
+from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION
+from msapp.stats.columns import LESIONS, VISITS
 from msapp.stats.tables import collect_group, write_table
 
 ODD = '"><script>alert(1)</script>'

@@ -8,15 +8,8 @@ from msapp.errors import InputError, InternalError
 from msapp.lesions import dissemination
 from msapp.lesions.change import CHANGE_COLUMNS, Comparison
 from msapp.lesions.tracks import TRACK_COLUMNS
-from msapp.stats.columns import (
-    CANDIDATES,
-    CHANGES,
-    DISSEMINATION,
-    LESIONS,
-    TEXT_COLUMNS,
-    TRACKS,
-    VISITS,
-)
+from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION, TRACKS
+from msapp.stats.columns import LESIONS, TEXT_COLUMNS, VISITS
 from msapp.stats.tables import (
     TABLES,
     collect_group,

@@ -25,7 +25,7 @@ from msapp.settings import Settings
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
-from msapp.workflows.outputs import leftovers
+from msapp.workflows.nodes import leftovers
 
 CONTRASTS = (('FLAIR',), ('T1w',), ('FLAIR', 'T1w'), ('FLAIR', 'T1w', 'T2w', 'ceT1w'))
 SESSIONS = ((None,), ('ses-1',), ('ses-1', 'ses-2'), ('ses-1', 'ses-2', 'ses-3'))

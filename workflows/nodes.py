@@ -1,0 +1,77 @@
+"""Nodes: made with their memory, their model and a name; and what those of a graph write."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from nipype.pipeline import engine as pe
+
+from msapp.interfaces.outputs import SinkInput
+from msapp.models.registry import ModelSpec
+
+# Memory that holds a few images of the individual grid, GB.
+SMALL_GB, LARGE_GB = 1.0, 2.0
+# A network of the size that may be shipped, its windows, and torch itself.
+NETWORK_GB = 3.0
+
+
+def make_node(interface: Any, name: str, *, mem_gb: float = SMALL_GB, **inputs: Any) -> pe.Node:
+    """Make a node with its memory and its constant inputs."""
+    node = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=1)
+    node.inputs.trait_set(**inputs)
+    return node
+
+
+def make_network_node(interface: Any, name: str, spec: ModelSpec, **inputs: Any) -> pe.Node:
+    """Make a node that runs a model, on a GPU where the run has one."""
+    return make_node(
+        interface,
+        name,
+        mem_gb=NETWORK_GB,
+        model=str(spec.folder),
+        model_sha256=hashlib.sha256(spec.to_toml().encode()).hexdigest(),
+        use_gpu=True,
+        **inputs,
+    )
+
+
+def safe_name(text: str) -> str:
+    """Return a node or workflow name for a BIDS label.
+
+    Examples
+    --------
+    >>> safe_name('ses-1'), safe_name('ce-gadolinium T1w')
+    ('ses_1', 'ce_gadolinium_T1w')
+    """
+    return re.sub(r'\W', '_', text)
+
+
+def leftovers(graph: pe.Workflow, output_dir: Path, participant: str) -> list[Path]:
+    """Return a participant's results that are not of this graph, but of earlier runs.
+
+    Other tasks, another choice of visits or a visit in between leave them behind. Figures are not
+    among them: reports show those of this run alone.
+
+    Parameters
+    ----------
+    graph : nipype.Workflow
+    output_dir : Path
+    participant : str
+        Label with prefix.
+    """
+    nodes = [graph.get_node(name) for name in graph.list_node_names()]
+    planned = {
+        _stem(Path(node.inputs.name)) for node in nodes if isinstance(node.inputs, SinkInput)
+    }
+    found = (path.relative_to(output_dir) for path in output_dir.glob(f'{participant}/**/*.*'))
+    return sorted(
+        path for path in found if 'figures' not in path.parts and _stem(path) not in planned
+    )
+
+
+def _stem(path: Path) -> Path:
+    """Return what a file shares with its sidecars."""
+    return path.with_name(path.name.partition('.')[0])
