@@ -41,10 +41,9 @@ MAX_WEIGHTS_MB = 16
 BYTES_PER_MB = 1_000_000
 # Channels of a network for new lesions: the FLAIR of two visits.
 VISITS = ('previous', 'current')
-# What the app gives networks for lesions and for new ones: voxels and scales of intensity. Of two
-# visits the earlier may be matched to the later one, see `msapp.inference.normalise.match_visits`.
+# What the app gives networks for lesions and for new ones: voxels and scales of intensity.
 SPACING_MM = 1.0
-WHITE_MATTER, MATCHED, GREY_LEVELS = 'white_matter', 'matched', 'grey_levels'
+WHITE_MATTER, GREY_LEVELS = 'white_matter', 'grey_levels'
 LESION_CHANNELS = ('FLAIR', 'T1w')
 # The architecture that sees patches about candidates; others see the whole brain.
 HYBRID = 'hybrid'
@@ -216,14 +215,12 @@ def _chosen_model(task: str, flag: str, name_or_path: str, folder: Path | None) 
         )
     if spec.threshold is None:
         raise MissingDependencyError(f'{flag} {name_or_path}: this model has no threshold.')
-    scales = (WHITE_MATTER, MATCHED) if task == 'longitudinal' else (WHITE_MATTER,)
-    if spec.architecture.name == HYBRID:
-        scales = (GREY_LEVELS,)
-    if spec.normalisation.name not in scales or set(spec.spacing_mm) != {SPACING_MM}:
+    scale = GREY_LEVELS if spec.architecture.name == HYBRID else WHITE_MATTER
+    if spec.normalisation.name != scale or set(spec.spacing_mm) != {SPACING_MM}:
         raise MissingDependencyError(
             f'{flag} {name_or_path}: the model takes voxels of '
             f'{" x ".join(f"{size:g}" for size in spec.spacing_mm)} mm and the intensity scale '
-            f'{spec.normalisation.name}; msapp gives {SPACING_MM:g} mm and {" or ".join(scales)}.'
+            f'{spec.normalisation.name}; msapp gives {SPACING_MM:g} mm and {scale}.'
         )
     channels = tuple(channel.name for channel in spec.channels)
     if task == 'lesions' and not set(channels) <= set(LESION_CHANNELS):

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import UsageError
-from msapp.models.registry import HYBRID, MATCHED, load_network, load_spec, save_model
+from msapp.models.registry import HYBRID, load_network, load_spec, save_model
 from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
@@ -326,8 +326,7 @@ def _drawn(
     if bank is None:
         raise UsageError(NO_LESIONS)
     settings = make_pair_settings(recipe)
-    generator = PairGenerator(heads, settings, bank=bank, device=device)
-    return DrawnPairs(generator, matched=recipe.normalisation == MATCHED)
+    return DrawnPairs(PairGenerator(heads, settings, bank=bank, device=device))
 
 
 class _Drawings(Dataset[Item]):

@@ -10,7 +10,6 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msapp.errors import UsageError
-from msapp.models.registry import MATCHED
 from msapp.models.spec import Channel, Named
 
 # Real data, and what they can teach.
@@ -193,8 +192,8 @@ class Recipe(_Frozen):
     channels : tuple of Channel
     spacing_mm : float
     normalisation : str
-        ``head`` or ``white_matter``, and ``matched`` for two visits, see
-        `msapp.inference.normalise`; ``grey_levels`` of the hybrid method.
+        ``head`` or ``white_matter``, see `msapp.inference.normalise`; ``grey_levels`` of the hybrid
+        method.
     window : tuple of int
         Sides of the drawn images, and of the sliding window.
     threshold : float or None
@@ -219,7 +218,7 @@ class Recipe(_Frozen):
     task: Literal['anatomy', 'lesions', 'longitudinal']
     channels: tuple[Channel, ...]
     spacing_mm: float = Field(gt=0)
-    normalisation: Literal['head', 'white_matter', 'matched', 'grey_levels']
+    normalisation: Literal['head', 'white_matter', 'grey_levels']
     window: tuple[int, int, int]
     overlap: float = 0.5
     threshold: float | None = None
@@ -251,12 +250,6 @@ class Recipe(_Frozen):
             raise ValueError(
                 'normalisation: grey_levels is that of the hybrid method, and no other'
             )
-        return self
-
-    @model_validator(mode='after')
-    def _visits_are_matched(self) -> Self:
-        if self.normalisation == MATCHED and self.task != 'longitudinal':
-            raise ValueError('normalisation: matched is for two visits, the task longitudinal')
         return self
 
 

@@ -165,7 +165,7 @@ def test_drawn_pairs_are_scaled_by_little_and_keep_their_target():
 
 def test_the_recipe_gives_the_settings_of_pairs_and_its_folds_name_its_patients():
     made = load_recipe('newlesions')
-    assert make_pair_settings(made).unchanged == 0.35
+    assert make_pair_settings(made).unchanged == 0.25
     names = {entry.name for entry in (*made.data.pairs, *made.data.visits)}
     assert set(made.data.folds['synthetic']) == names
     # Each patient is held out by one of the others, which is named after its pair.
