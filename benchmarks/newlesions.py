@@ -3,6 +3,7 @@
     python benchmarks/newlesions.py pairs --data DATA [--model ljub01=FOLDER ...] [--lesions FOLDER]
         [--reverse]
     python benchmarks/newlesions.py repeated --data DATA [--model ...] [--repeats 2]
+        [--lesions FOLDER]
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
 
@@ -41,6 +42,7 @@ from msapp.inference.newlesions import label_new_lesions, predict_new_lesions
 from msapp.lesions.candidates import find_candidates
 from msapp.lesions.instances import label_instances
 from msapp.models.registry import load_network, load_spec
+from msapp.models.spec import ModelSpec
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
 from msapp.synthesis.pairs import CHANNELS, PairGenerator
@@ -112,13 +114,17 @@ def by_ratio(images: np.ndarray, brain: np.ndarray) -> np.ndarray:
 def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
     """Subtract the lesions of the earlier visit from those of the later one."""
     spec = load_spec(model)
-    network = load_network(spec)
-    before, after = (
-        predict_lesions({'FLAIR': image}, brain, network, spec) >= spec.threshold
-        for image in images
-    )
+    before, after = (find_lesions(image, brain, spec) for image in images)
     new = after & ~dilate_mm(before, NEAR_MM, SPACING_MM)
     return label_instances(new, 1.0, minimum_mm3=LEAST_MM3) > 0
+
+
+def find_lesions(image: np.ndarray, brain: np.ndarray, spec: ModelSpec) -> np.ndarray:
+    """Return the mask of lesions of one FLAIR."""
+    mask: np.ndarray = (
+        predict_lesions({'FLAIR': image}, brain, load_network(spec), spec) >= spec.threshold
+    )
+    return mask
 
 
 def by_network(
@@ -210,9 +216,10 @@ def count_repeated(given: argparse.Namespace) -> None:
     """Count false lesions in a visit and a copy of it that the app's steps bring together.
 
     The copy is moved, resampled on the scanner's grid, shaded and noised; then both go through bias
-    correction, brain extraction and registration.
+    correction, brain extraction and registration. With a model of lesions, what each visit by
+    itself has of them is compared, too.
     """
-    recipe, rows = load_recipe('newlesions'), []
+    recipe, rows, volumes = load_recipe('newlesions'), [], []
     for entry in (*recipe.data.pairs, *recipe.data.visits):
         paired = isinstance(entry, RealPair)
         files = [entry.previous, entry.current] if paired else [entry.image]
@@ -227,7 +234,32 @@ def count_repeated(given: argparse.Namespace) -> None:
                     bring_together(entry.name, [image, scan_again(image, rng)]).save(kept)
                 images = Visits.load(kept).images.numpy()
                 rows += count_false(entry.name, number, images, images[1] > 0, given)
+                if given.lesions:
+                    volumes += measure_loads(name, images, given.lesions)
     show_false(rows, given)
+    if given.lesions:
+        show_loads(volumes)
+
+
+def measure_loads(name: str, images: np.ndarray, model: str) -> list[dict[str, object]]:
+    """Return the volume of lesions at two visits, adapted to each of them and not adapted."""
+    spec = load_spec(model)
+    rows: list[dict[str, object]] = []
+    for how, used in (('adapted', spec), ('not adapted', spec.model_copy(update={'prior': None}))):
+        first, second = (
+            np.sum(find_lesions(image, images[1] > 0, used)) / 1000 for image in images
+        )
+        rows.append({'visit': name, 'how': how, 'first_ml': first, 'second_ml': second})
+    return rows
+
+
+def show_loads(rows: list[dict[str, object]]) -> None:
+    """Print how much the volume of lesions differs between a visit and its copy."""
+    table = pd.DataFrame(rows)
+    difference = (table['second_ml'] - table['first_ml']).abs()
+    table['percent'] = 100 * difference / table[['first_ml', 'second_ml']].mean(axis=1)
+    print(table.round(2).to_string(index=False))
+    print(table.groupby('how')['percent'].agg(['mean', 'median', 'max', 'count']).round(1))
 
 
 def scan_again(image: nib.Nifti1Image, rng: np.random.Generator) -> nib.Nifti1Image:
