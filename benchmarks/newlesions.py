@@ -6,6 +6,7 @@
         [--lesions FOLDER]
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
+        [--same-scanner 1]
 
 ``DATA`` is the folder with ``ljubljana-longitudinal`` and ``ljubljana-mni``. ``--model``, and
 ``--hybrid`` for the hybrid method beside it, name the network that a patient is measured with,
@@ -76,6 +77,7 @@ def main() -> None:
     parser.add_argument('--lesions', help='model of lesions, to subtract masks of two visits')
     parser.add_argument('--heads', type=Path)
     parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
+    parser.add_argument('--same-scanner', type=float, help='drawn: share of pairs, 0 to 1')
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
     parser.add_argument('--reverse', action='store_true', help='pairs: what is gone, not what came')
     parser.add_argument('--ungrown', action='store_true', help='what the network marks, as it is')
@@ -310,6 +312,8 @@ def score_drawn(given: argparse.Namespace) -> None:
     heads = [Head.load(given.heads / f'{name}.npz') for name in recipe.data.held_out_heads]
     bank, settings = read_bank(recipe, given.data), make_pair_settings(recipe)
     assert bank is not None
+    if given.same_scanner is not None:
+        settings = replace(settings, same_scanner=given.same_scanner)
     methods: Mapping[str, Method] = methods_of('', given)
     rows, matches = [], []
     for thickness in SLICES_MM:
@@ -329,9 +333,10 @@ def score_drawn(given: argparse.Namespace) -> None:
     table = pd.DataFrame(rows)
     table['unchanged'] = table['true_count'] == 0
     kept = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count']
-    grouped = table.groupby(['method', 'slice_mm', 'unchanged'])[kept]
-    print(grouped.agg('mean').round(3).to_string())
-    print(grouped.size().to_string())
+    table['none_false'] = table['false_count'] == 0
+    grouped = table.groupby(['method', 'slice_mm', 'unchanged'])
+    print(grouped[[*kept, 'none_false']].mean().round(3).to_string())
+    print(grouped['false_count'].agg(['median', 'size']).to_string())
     for name, group in pd.concat(matches).groupby('method'):
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
