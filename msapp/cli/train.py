@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Train as asked and print where the model is."""
     ensure_user()
+    # Registrations on several threads differ a little from run to run, and so would what is drawn.
+    os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
     try:
         from msapp.training.fit import train
     except ImportError as error:
