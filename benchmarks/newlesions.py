@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import nibabel as nib
@@ -56,6 +57,7 @@ SPACING_MM = (1.0, 1.0, 1.0)
 # Differencing of two masks: what lies this near to an old lesion is not new.
 NEAR_MM, LEAST_MM3 = 2.0, 10.0
 SLICES_MM = (1.0, 3.0, 5.0)
+LEAST_SEEN_MM3 = 3.0
 SEED = 1
 # A head laid down again: its turn about each axis and its shift, and noise over the head's median.
 AGAIN = AGAIN_DEG, AGAIN_MM, AGAIN_NOISE = 3.0, 3.0, 0.03
@@ -316,22 +318,24 @@ def score_drawn(given: argparse.Namespace) -> None:
         settings = replace(settings, same_scanner=given.same_scanner)
     methods: Mapping[str, Method] = methods_of('', given)
     rows, matches = [], []
-    for thickness in SLICES_MM:
+    for thickness, unchanged in product(SLICES_MM, (False, True)):
         acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
-        generator = PairGenerator(
-            heads, replace(settings, stripped=1.0, acquisition=acquisition), bank=bank
-        )
-        rng = np.random.default_rng(SEED)
+        drawn = replace(settings, stripped=1.0, unchanged=float(unchanged), acquisition=acquisition)
+        generator, rng = PairGenerator(heads, drawn, bank=bank), np.random.default_rng(SEED)
         for _ in range(given.samples):
             pair = generator.draw_pair(rng)
             images, truth = pair.images.numpy(), pair.increase.numpy() > 0
+            if not unchanged and not label_instances(truth, 1.0, minimum_mm3=LEAST_SEEN_MM3).any():
+                continue  # Of what changed nothing can be seen.
+            kind = {'slice_mm': thickness, 'unchanged': unchanged}
             for name, method in methods.items():
                 mask = method(images, images[1] > 0)
-                rows.append({'slice_mm': thickness, 'method': name, **score(mask, truth)})
+                rows.append({'method': name, **kind, **score(mask, truth)})
                 overlaps = pair_anima(mask, truth, 1.0)
-                matches.append(match_table(overlaps, detect_anima(overlaps)).assign(method=name))
+                if not unchanged:
+                    found = match_table(overlaps, detect_anima(overlaps))
+                    matches.append(found.assign(method=name))
     table = pd.DataFrame(rows)
-    table['unchanged'] = table['true_count'] == 0
     kept = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count']
     table['none_false'] = table['false_count'] == 0
     grouped = table.groupby(['method', 'slice_mm', 'unchanged'])
@@ -340,7 +344,7 @@ def score_drawn(given: argparse.Namespace) -> None:
     for name, group in pd.concat(matches).groupby('method'):
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
-    print(f'n = {given.samples} patches a thickness, of {len(heads)} drawn heads held out.')
+    print(f'n = {given.samples} patches a line, of {len(heads)} drawn heads held out.')
 
 
 COMMANDS = {
