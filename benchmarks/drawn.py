@@ -126,9 +126,12 @@ def measure_prior(given: argparse.Namespace) -> None:
 def read_heads(given: argparse.Namespace, recipe: Recipe, *, held_out: bool) -> list[Head]:
     """Read the prepared heads that were held out of the training, or the others."""
     files = sorted(given.heads.glob('*.npz'))
-    return [
-        Head.load(file) for file in files if (file.stem in recipe.data.held_out_heads) == held_out
-    ]
+    chosen = [file for file in files if (file.stem in recipe.data.held_out_heads) == held_out]
+    if not chosen:
+        raise SystemExit(
+            f'--heads {given.heads}: none there. It is OUT/cache/heads of msapp-train.'
+        )
+    return [Head.load(file) for file in chosen]
 
 
 COMMANDS = {'heads': score_heads, 'prior': measure_prior}

@@ -34,7 +34,7 @@ import torchio as tio
 from scipy.spatial.transform import Rotation
 
 from msapp.evaluation.lesiontables import match_table, score_by_size
-from msapp.evaluation.lesionwise import detect_anima, pair_anima, score_anima
+from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, pair_anima, score_anima
 from msapp.evaluation.voxel import dice
 from msapp.imaging.distance import dilate_mm
 from msapp.imaging.geometry import like, resample
@@ -57,7 +57,6 @@ SPACING_MM = (1.0, 1.0, 1.0)
 # Differencing of two masks: what lies this near to an old lesion is not new.
 NEAR_MM, LEAST_MM3 = 2.0, 10.0
 SLICES_MM = (1.0, 3.0, 5.0)
-LEAST_SEEN_MM3 = 3.0
 SEED = 1
 # A head laid down again: its turn about each axis and its shift, and noise over the head's median.
 AGAIN = AGAIN_DEG, AGAIN_MM, AGAIN_NOISE = 3.0, 3.0, 0.03
@@ -118,17 +117,18 @@ def by_ratio(images: np.ndarray, brain: np.ndarray) -> np.ndarray:
 def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
     """Subtract the lesions of the earlier visit from those of the later one."""
     spec = load_spec(model)
-    before, after = (find_lesions(image, brain, spec) for image in images)
+    before, after = find_lesions(images, brain, spec)
     new = after & ~dilate_mm(before, NEAR_MM, SPACING_MM)
     return label_instances(new, 1.0, minimum_mm3=LEAST_MM3) > 0
 
 
-def find_lesions(image: np.ndarray, brain: np.ndarray, spec: ModelSpec) -> np.ndarray:
-    """Return the mask of lesions of one FLAIR."""
-    mask: np.ndarray = (
-        predict_lesions({'FLAIR': image}, brain, load_network(spec), spec) >= spec.threshold
-    )
-    return mask
+def find_lesions(images: np.ndarray, brain: np.ndarray, spec: ModelSpec) -> list[np.ndarray]:
+    """Return the mask of lesions of each FLAIR."""
+    network = load_network(spec)
+    return [
+        predict_lesions({'FLAIR': image}, brain, network, spec) >= spec.threshold
+        for image in images
+    ]
 
 
 def by_network(
@@ -250,9 +250,7 @@ def measure_loads(name: str, images: np.ndarray, model: str) -> list[dict[str, o
     spec = load_spec(model)
     rows: list[dict[str, object]] = []
     for how, used in (('adapted', spec), ('not adapted', spec.model_copy(update={'prior': None}))):
-        first, second = (
-            np.sum(find_lesions(image, images[1] > 0, used)) / 1000 for image in images
-        )
+        first, second = (mask.sum() / 1000 for mask in find_lesions(images, images[1] > 0, used))
         rows.append({'visit': name, 'how': how, 'first_ml': first, 'second_ml': second})
     return rows
 
@@ -310,6 +308,10 @@ def score_drawn(given: argparse.Namespace) -> None:
     """Score the methods on drawn pairs of heads whose label maps were held out."""
     if given.hybrid:
         raise SystemExit('--hybrid: drawn patches hold no whole brain, which the method needs.')
+    if given.heads is None:
+        raise SystemExit('drawn needs --heads: OUT/cache/heads of a training by msapp-train.')
+    if given.same_scanner is not None and not 0 <= given.same_scanner <= 1:
+        raise SystemExit(f'--same-scanner {given.same_scanner:g}: must be between 0 and 1.')
     recipe = load_recipe('newlesions')
     heads = [Head.load(given.heads / f'{name}.npz') for name in recipe.data.held_out_heads]
     bank, settings = read_bank(recipe, given.data), make_pair_settings(recipe)
@@ -321,30 +323,37 @@ def score_drawn(given: argparse.Namespace) -> None:
     for thickness, unchanged in product(SLICES_MM, (False, True)):
         acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
         drawn = replace(settings, stripped=1.0, unchanged=float(unchanged), acquisition=acquisition)
-        generator, rng = PairGenerator(heads, drawn, bank=bank), np.random.default_rng(SEED)
-        for _ in range(given.samples):
-            pair = generator.draw_pair(rng)
-            images, truth = pair.images.numpy(), pair.increase.numpy() > 0
-            if not unchanged and not label_instances(truth, 1.0, minimum_mm3=LEAST_SEEN_MM3).any():
-                continue  # Of what changed nothing can be seen.
-            kind = {'slice_mm': thickness, 'unchanged': unchanged}
+        generator = PairGenerator(heads, drawn, bank=bank)
+        for images, truth in draw_pairs(generator, given.samples):
             for name, method in methods.items():
                 mask = method(images, images[1] > 0)
-                rows.append({'method': name, **kind, **score(mask, truth)})
+                kind = {'method': name, 'slice_mm': thickness, 'unchanged': unchanged}
+                rows.append(kind | score(mask, truth))
                 overlaps = pair_anima(mask, truth, 1.0)
-                if not unchanged:
-                    found = match_table(overlaps, detect_anima(overlaps))
-                    matches.append(found.assign(method=name))
+                found = match_table(overlaps, detect_anima(overlaps))
+                matches.append(found.assign(method=name, unchanged=unchanged))
     table = pd.DataFrame(rows)
     kept = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count']
     table['none_false'] = table['false_count'] == 0
     grouped = table.groupby(['method', 'slice_mm', 'unchanged'])
     print(grouped[[*kept, 'none_false']].mean().round(3).to_string())
     print(grouped['false_count'].agg(['median', 'size']).to_string())
-    for name, group in pd.concat(matches).groupby('method'):
+    changed = pd.concat(matches).query('not unchanged')
+    for name, group in changed.groupby('method'):
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
     print(f'n = {given.samples} patches a line, of {len(heads)} drawn heads held out.')
+
+
+def draw_pairs(generator: PairGenerator, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draw pairs: both images and what increased; of pairs that change, those that show it."""
+    rng = np.random.default_rng(SEED)
+    unchanged = generator.settings.unchanged == 1
+    for _ in range(count):
+        pair = generator.draw_pair(rng)
+        truth = pair.increase.numpy() > 0
+        if unchanged or label_instances(truth, 1.0, minimum_mm3=ANIMA_ABOVE_MM3).any():
+            yield pair.images.numpy(), truth
 
 
 COMMANDS = {
