@@ -29,6 +29,7 @@ from msapp.training.checkpoints import (
     KeepCheckpoint,
     check_origin,
     describe_origin,
+    fit_channels,
     load_checkpoint,
     step_of,
 )
@@ -45,7 +46,7 @@ from msapp.training.data import (
 )
 from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
 from msapp.training.module import NetworkTraining, Segmentation
-from msapp.training.pairs import DrawnPairs, PairCases
+from msapp.training.pairs import DrawnPairs, PairCases, takes_brightening
 from msapp.training.patients import Cases, read_case
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
@@ -130,6 +131,7 @@ def train(
     )
     start = load_network(load_spec(start_from)).state_dict() if start_from else {}
     if start:
+        start = fit_channels(start, job.module.network.state_dict())
         job.module.network.load_state_dict(start)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     try:
@@ -326,7 +328,8 @@ def _drawn(
     if bank is None:
         raise UsageError(NO_LESIONS)
     settings = make_pair_settings(recipe)
-    return DrawnPairs(PairGenerator(heads, settings, bank=bank, device=device))
+    generator = PairGenerator(heads, settings, bank=bank, device=device)
+    return DrawnPairs(generator, rated=takes_brightening(recipe))
 
 
 class _Drawings(Dataset[Item]):
