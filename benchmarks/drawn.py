@@ -1,10 +1,10 @@
-"""The network for lesions on drawn heads: how good it is, and how common lesions are to it.
+"""Networks for lesions on drawn heads: how good one is, and how common lesions are to it.
 
     python benchmarks/drawn.py heads --data DATA --heads CACHE [--model FOLDER] [--samples 20]
     python benchmarks/drawn.py prior --data DATA --heads CACHE [--model FOLDER] [--samples 240]
 
-``heads`` draws from label maps that were held out, ``prior`` from those of the training. ``DATA``
-is the folder with ``lesion-priors``, ``CACHE`` that of prepared heads, which ``msapp-train`` keeps
+``heads`` draws from label maps that were held out, ``prior`` from those of the training, where
+``FOLDER`` may be a model for new lesions, too; it then draws pairs of visits. ``DATA`` is the folder with ``lesion-priors``, ``CACHE`` that of prepared heads, which ``msapp-train`` keeps
 in ``OUT/cache/heads``. Nothing is printed without its n.
 """
 
@@ -28,9 +28,12 @@ from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.training.data import Drawn, make_settings, read_bank
+from msapp.training.fit import drawn_samples
 from msapp.training.recipe import Recipe, load_recipe
 
 CHANNELS = ('FLAIR', 'T1w')
+# Of a model's task.
+RECIPES = {'lesions': 'lesions', 'longitudinal': 'newlesions'}
 MEASURES = ['dice', 'anima_f1', 'ppv', 'false_count']
 SLICES_MM = (1.0, 3.0, 5.0)
 # Sides of a drawn head, mm, and borders of the classes of load, ml.
@@ -103,10 +106,10 @@ def score_heads(given: argparse.Namespace) -> None:
 
 def measure_prior(given: argparse.Namespace) -> None:
     """Print how common lesions are, to the network, in what it has learnt from."""
-    spec, recipe = load_spec(given.model), load_recipe('lesions')
-    network = load_network(spec)
-    heads, bank = read_heads(given, recipe, held_out=False), read_bank(recipe, given.data)
-    drawing = Drawn(HeadGenerator(heads, make_settings(recipe), bank=bank), recipe)
+    spec = load_spec(given.model)
+    recipe, network = load_recipe(RECIPES[spec.task]), load_network(spec)
+    heads = read_heads(given, recipe, held_out=False)
+    drawing = drawn_samples(recipe, heads, read_bank(recipe, given.data))
     rng, rows = np.random.default_rng(SEED), []
     for _ in range(given.samples):
         item = drawing.draw(rng)

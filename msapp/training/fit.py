@@ -182,7 +182,7 @@ def _segmentation_job(given: _Given) -> _Job:
     trained_on, held_out = read_heads(recipe, given.data, given.cache)
     bank = read_bank(recipe, given.data)
     cases = _real_cases(given, bank)
-    drawn = _drawn(recipe, trained_on, bank, given.device)
+    drawn = drawn_samples(recipe, trained_on, bank, given.device)
     on_gpu = given.device == 'cuda'
     batches = DataLoader(
         Mixture(drawn, cases, recipe.data.synthetic_share, given.seed),
@@ -318,10 +318,16 @@ def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:
     return recipe.data.folds[fold] if fold else ()
 
 
-def _drawn(
+def drawn_samples(
     recipe: Recipe, heads: Sequence[Head], bank: LesionBank | None, device: str = 'cpu'
 ) -> Source:
-    """Return what synthetic samples are drawn from."""
+    """Return what synthetic samples of a recipe are drawn from.
+
+    Raises
+    ------
+    UsageError
+        If pairs are to be drawn and there are no lesions.
+    """
     if recipe.task != PAIRS:
         generator = HeadGenerator(heads, make_settings(recipe), bank=bank, device=device)
         return Drawn(generator, recipe)
@@ -338,7 +344,7 @@ class _Drawings(Dataset[Item]):
     def __init__(self, recipe: Recipe, heads: Sequence[Head], bank: LesionBank | None) -> None:
         if not heads:
             raise UsageError('held_out_heads: the recipe holds no head out for validation.')
-        drawn = _drawn(recipe, heads, bank)
+        drawn = drawn_samples(recipe, heads, bank)
         rng = np.random.default_rng(VALIDATION_SEED)
         self._items = [drawn.draw(rng) for _ in range(recipe.schedule.validation_samples)]
 

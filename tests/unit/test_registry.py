@@ -247,6 +247,31 @@ def test_a_model_that_the_app_cannot_feed_is_refused(tmp_path, changed, words):
         plan.check_available(settings(lesion_model=str(folder)))
 
 
+@pytest.mark.parametrize(
+    ('names', 'fits'),
+    [
+        (('previous', 'current'), True),
+        (('previous', 'current', 'brightening'), True),
+        (('current', 'brightening'), False),
+        (('previous', 'current', 'T1w'), False),
+    ],
+)
+def test_what_a_model_for_new_lesions_is_fed_with(tmp_path, names, fits):
+    channels = [{'name': name} for name in names]
+    arguments = {'in_channels': len(names)}
+    architecture = {'name': 'headed_unet', 'arguments': ARGUMENTS | arguments}
+    changed = {'task': 'longitudinal', 'channels': channels, 'architecture': architecture}
+    made = save_model(tmp_path / 'mine', spec(**changed), network(**arguments))
+    given = settings(
+        lesion_model='threshold', tasks=('longitudinal',), new_lesion_method=str(made.folder)
+    )
+    if fits:
+        assert models_for(given)['longitudinal'].folder == made.folder
+        return
+    with pytest.raises(MissingDependencyError, match='previous and current, and brightening'):
+        models_for(given)
+
+
 def test_a_run_checks_its_models_before_any_work(model, monkeypatch):
     monkeypatch.setattr(plan, 'NETWORKS_IN_GRAPH', frozenset({'lesions'}))
     given = {'lesion_model': str(model.folder)}
