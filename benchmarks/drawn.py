@@ -3,9 +3,10 @@
     python benchmarks/drawn.py heads --data DATA --heads CACHE [--model FOLDER] [--samples 20]
     python benchmarks/drawn.py prior --data DATA --heads CACHE [--model FOLDER] [--samples 240]
 
-``heads`` draws from label maps that were held out, ``prior`` from those of the training, where
-``FOLDER`` may be a model for new lesions, too; it then draws pairs of visits. ``DATA`` is the folder with ``lesion-priors``, ``CACHE`` that of prepared heads, which ``msapp-train`` keeps
-in ``OUT/cache/heads``. Nothing is printed without its n.
+``heads`` draws from label maps that were held out, ``prior`` from those of the training; there
+``FOLDER`` may be a model for new lesions, too: pairs of visits are drawn then. ``DATA`` is the
+folder with ``lesion-priors``, ``CACHE`` that of prepared heads, which ``msapp-train`` keeps in
+``OUT/cache/heads``. Nothing is printed without its n.
 """
 
 from __future__ import annotations
