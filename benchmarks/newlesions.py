@@ -1,9 +1,9 @@
 """New lesions between two visits: our methods against the manual masks of real pairs.
 
-    python benchmarks/newlesions.py pairs --data DATA [--model ljub01=FOLDER ...] [--lesions FOLDER]
-        [--reverse]
+    python benchmarks/newlesions.py pairs --data DATA [--model ljub01=FOLDER ...]
+        [--lesions lesions] [--reverse]
     python benchmarks/newlesions.py repeated --data DATA [--model ...] [--repeats 2]
-        [--lesions FOLDER]
+        [--lesions lesions]
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
         [--same-scanner 1]
@@ -11,8 +11,8 @@
 ``DATA`` is the folder with ``ljubljana-longitudinal`` and ``ljubljana-mni``. ``--model``, and
 ``--hybrid`` for the hybrid method beside it, name the network that a patient is measured with,
 which must not have seen it (``msapp-train newlesions FOLDER --fold ljub01 ...``); without a patient
-it is that of all. Real pairs are prepared once and kept in ``--cache``. Nothing is printed without
-its n.
+it is that of all. Without ``--model`` it is msapp's own ``newlesions``, for all. Real pairs are
+prepared once and kept in ``--cache``. Nothing is printed without its n.
 """
 
 from __future__ import annotations
@@ -73,7 +73,12 @@ def main() -> None:
     parser.add_argument('command', choices=COMMANDS)
     parser.add_argument('--data', type=Path, required=True)
     parser.add_argument('--cache', type=Path, default=Path('.local/pairs'))
-    parser.add_argument('--model', action='append', default=[], help='FOLDER, or PATIENT=FOLDER')
+    parser.add_argument(
+        '--model',
+        action='append',
+        default=[],
+        help='FOLDER, or PATIENT=FOLDER; default: newlesions',
+    )
     parser.add_argument('--hybrid', action='append', default=[], help='the same, hybrid method')
     parser.add_argument('--lesions', help='model of lesions, to subtract masks of two visits')
     parser.add_argument('--heads', type=Path)
@@ -85,6 +90,7 @@ def main() -> None:
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
+    given.model = given.model or ['newlesions']
     # Registrations on several threads differ a little from run to run.
     os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
     if given.threads:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 WEIGHTS_FILE = 'weights.safetensors'
 
 Task = Literal['lesions', 'anatomy', 'enhancement', 'longitudinal', 'cord', 'cordlesions']
-Capability = Literal['mc-samples', 'explain']
+Capability = Literal['mc-samples']
 Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=1)]
 # The smallest sides of a window; below, instance normalisation sees almost nothing.
@@ -143,8 +143,7 @@ class ModelSpec(_Frozen):
         For classes that compete (softmax): the name of each output channel, ``background``
         included.
     supports : tuple of str
-        Flags of the command line that this model was made and checked for: ``mc-samples``,
-        ``explain``.
+        Flags of the command line that this model was made and checked for: ``mc-samples``.
     weights_sha256 : str
         Of ``weights.safetensors``; `msapp.models.registry.save_model` fills it in.
     training : Training

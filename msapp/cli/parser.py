@@ -34,9 +34,9 @@ def build_parser() -> argparse.ArgumentParser:
     """Return the command line of ``msapp``; flags that are not given set nothing."""
     parser = argparse.ArgumentParser(
         prog='msapp',
-        description='BIDS App for multiple sclerosis MRI: brain masks, lesions, candidates of new '
-        'lesions between visits, a report a participant, and group tables. Research software, '
-        'not a medical device.',
+        description='BIDS App for multiple sclerosis MRI: brain masks, lesions, new lesions '
+        'between visits and what became of each, a report a participant, and group tables. '
+        'Research software, not a medical device.',
         epilog='Exit codes: 0 all done; 1 some participant failed, the others finished; 2 wrong '
         'usage; 65 the input data cannot be used; 69 a model or program is missing; 70 internal '
         'error; 130 interrupted. Run the same command again to go on where it stopped.',
@@ -148,9 +148,12 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         'for new lesions finds; needs one',
     )
     group.add_argument(
-        '--mc-samples', type=int, metavar='N', help='samples for uncertainty; needs a network'
+        '--mc-samples',
+        type=int,
+        metavar='N',
+        help='samples for uncertainty; needs a network made for it, as lesions is',
     )
-    group.add_argument('--explain', action='store_true', help='relevance maps; needs a network')
+    group.add_argument('--explain', action='store_true', help='relevance maps; not in this version')
     group.add_argument(
         '--random-seed', type=int, metavar='N', help='seed of all sampling; default: 0'
     )

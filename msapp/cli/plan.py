@@ -22,7 +22,7 @@ NEEDED_MODELS = {
 # Tasks of the registry whose network has a step in the graph of a participant. A model alone
 # does nothing, so one for another task is refused rather than left unused.
 NETWORKS_IN_GRAPH = frozenset({'anatomy', 'lesions', 'longitudinal'})
-# Those that --flips is for, and those that --mc-samples and --explain are not for.
+# Those that --flips is for, and those that --mc-samples is not for.
 MIRRORED, NEVER_SAMPLED = {'lesions', 'longitudinal'}, {'anatomy', 'longitudinal'}
 
 
@@ -88,20 +88,22 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
             '--self-check needs a network for new lesions: --tasks with longitudinal, and a model '
             'by --new-lesion-method. Or leave it out.'
         )
-    asked = [('mc-samples', bool(settings.mc_samples)), ('explain', settings.explain)]
+    if settings.explain:
+        raise MissingDependencyError(
+            '--explain: this version of msapp makes no relevance maps. Leave it out.'
+        )
+    if not settings.mc_samples:
+        return
     able = [spec for task, spec in models.items() if task not in NEVER_SAMPLED]
-    supported = {flag for spec in able for flag in spec.supports}
-    for flag, given in asked:
-        if given and not able:
-            raise MissingDependencyError(
-                '--mc-samples and --explain need a network; the classical model has no '
-                'uncertainty and no relevance to show.'
-            )
-        if given and flag not in supported:
-            names = ', '.join(spec.name for spec in able)
-            raise MissingDependencyError(
-                f'--{flag}: no model of this run was made for it ({names}). Leave it out.'
-            )
+    if not able:
+        raise MissingDependencyError(
+            '--mc-samples needs a network; the classical model has no uncertainty to show.'
+        )
+    if not any('mc-samples' in spec.supports for spec in able):
+        names = ', '.join(spec.name for spec in able)
+        raise MissingDependencyError(
+            f'--mc-samples: no model of this run was made for it ({names}). Leave it out.'
+        )
 
 
 def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:

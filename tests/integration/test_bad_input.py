@@ -326,7 +326,7 @@ def test_a_bad_filter_file_is_refused(msapp, dataset, tmp_path, content):
         (['--tasks', 'cord'], 'this version ships no model for it. Available: lesions'),
         (['--device', 'cuda'], 'leave the flag out to run on the CPU'),
         (['--gpus', '99'], 'leave the flag out to run on the CPU'),
-        (['--mc-samples', '5', '--lesion-model', 'threshold'], 'need a network'),
+        (['--mc-samples', '5', '--lesion-model', 'threshold'], 'needs a network'),
         (['--brain-extraction', 'bet'], 'FSL'),
     ],
 )
