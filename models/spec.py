@@ -16,6 +16,8 @@ Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=1)]
 # The smallest sides of a window; below, instance normalisation sees almost nothing.
 MIN_WINDOW = 16
+# Of a SHA-256, in tables.
+IDENTITY_DIGITS = 12
 
 
 class _Frozen(BaseModel):
@@ -175,6 +177,11 @@ class ModelSpec(_Frozen):
     training: Training
     validation: tuple[Figure, ...] = ()
     folder: Path = Field(default=Path(), exclude=True)
+
+    @property
+    def identity(self) -> str:
+        """Which weights these are, for tables."""
+        return self.weights_sha256[:IDENTITY_DIGITS]
 
     @property
     def weights(self) -> Path:

@@ -153,7 +153,9 @@ def _add_outputs(
             columns[index] |= pair_columns(visits[index - 1], visit)
     for index, (since, source) in _add_changes(sinks, found, new, applied).items():
         measures[index]['changes'] = source
-        columns[index]['lesions_since_session'] = since.session
+        compared = pair_columns(since, visits[index])
+        columns[index]['lesions_since_session'] = compared['since_session']
+        columns[index]['lesions_interval_days'] = compared['interval_days']
     for index, sink in enumerate(sinks):
         sink.summary(measures[index], columns[index])
 

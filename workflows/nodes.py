@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nipype.pipeline import engine as pe
 
-from msapp.interfaces.outputs import SinkInput
+from msapp.interfaces.outputs import SinkInput, is_own
 from msapp.models.registry import ModelSpec
 
 # Memory that holds a few images of the individual grid, GB.
@@ -21,6 +22,40 @@ NETWORK_GB = 3.0
 def make_node(interface: Any, name: str, *, mem_gb: float = SMALL_GB, **inputs: Any) -> pe.Node:
     """Make a node with its memory and its constant inputs."""
     node = pe.Node(interface, name=name, mem_gb=mem_gb, n_procs=1)
+    node.inputs.trait_set(**inputs)
+    return node
+
+
+class SinkNode(pe.Node):
+    """A node that writes into the output folder, and again where its files are not there any more.
+
+    A file may be gone, or another run may have written it, from another work folder.
+
+    Attributes
+    ----------
+    files : tuple of Path
+        All that it writes; the first one tells who wrote them.
+    """
+
+    files: tuple[Path, ...] = ()
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether to run although nothing that it depends on has changed."""
+        if not all(file.exists() for file in self.files):
+            return True
+        # Before its graph runs it has no folder.
+        return self.base_dir is not None and not is_own(Path(self.output_dir()), self.files[0])
+
+    @overwrite.setter
+    def overwrite(self, _: bool | None) -> None:
+        """Nipype sets it; it is not kept."""
+
+
+def make_sink(interface: Any, node_name: str, files: Sequence[Path], **inputs: Any) -> SinkNode:
+    """Make a node that writes files into the output folder."""
+    node = SinkNode(interface, name=node_name, mem_gb=SMALL_GB, n_procs=1)
+    node.files = tuple(files)
     node.inputs.trait_set(**inputs)
     return node
 

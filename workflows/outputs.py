@@ -22,7 +22,7 @@ from msapp.models.registry import ModelSpec
 from msapp.settings import Settings
 from msapp.stats.columns import VISITS
 from msapp.stats.tables import TABLES
-from msapp.workflows.nodes import SMALL_GB, make_node, safe_name
+from msapp.workflows.nodes import make_sink, safe_name
 
 MNI = 'MNI152NLin2009aSym'
 # Of --brain-extraction: the method that also tells the zones of the brain.
@@ -74,15 +74,19 @@ class Sinks:
         return participant_path(self.participant, **entities)
 
     def _add(self, interface: Any, name: str, path: Path, *others: Path, **inputs: Any) -> pe.Node:
-        """Add a sink; it runs again where one of its files is gone."""
+        """Add a sink for some files."""
         files = [path, *others]
         if isinstance(interface, WITH_SIDECAR):
             files.append(path.with_name(path.name.split('.')[0] + '.json'))
-        node = make_node(interface, f'{self.prefix}_{name}', mem_gb=SMALL_GB)
-        node.inputs.trait_set(
-            output_dir=str(self.settings.output_dir), name=path.as_posix(), **inputs
+        output_dir = self.settings.output_dir
+        node = make_sink(
+            interface,
+            f'{self.prefix}_{name}',
+            [output_dir / file for file in files],
+            output_dir=str(output_dir),
+            name=path.as_posix(),
+            **inputs,
         )
-        node.overwrite = not all((self.settings.output_dir / file).exists() for file in files)
         self.workflow.add_nodes([node])
         return node
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from nipype.interfaces.base import File, traits
 
-from msapp.interfaces.base import NodeInterface, array, label_array, load, mask_array
-from msapp.interfaces.outputs import SinkInput, SinkOutput
+from msapp.interfaces.base import array, label_array, load, mask_array
+from msapp.interfaces.outputs import Sink, SinkInput, SinkOutput
 
 # What a panel of regions may show: names in msapp.reports.panels.
 REGIONS = ('candidates', 'detected', 'selfcheck')
@@ -25,7 +25,7 @@ class _MosaicInput(SinkInput):
     title = traits.Str(mandatory=True)
 
 
-class DrawMosaic(NodeInterface):
+class DrawMosaic(Sink):
     """Slices of one contrast, with the outline of a mask; see `msapp.reports.figures`."""
 
     input_spec, output_spec = _MosaicInput, SinkOutput
@@ -63,7 +63,7 @@ class _ZonesInput(SinkInput):
     title = traits.Str(mandatory=True)
 
 
-class DrawZones(NodeInterface):
+class DrawZones(Sink):
     """Slices of one contrast with the outline of every zone."""
 
     input_spec, output_spec = _ZonesInput, SinkOutput
@@ -98,7 +98,7 @@ class _UncertaintyInput(SinkInput):
     title = traits.Str(mandatory=True)
 
 
-class DrawUncertainty(NodeInterface):
+class DrawUncertainty(Sink):
     """Slices with lesions outlined by how sure the network is of them."""
 
     input_spec, output_spec = _UncertaintyInput, SinkOutput
@@ -130,7 +130,7 @@ class _CheckerboardInput(SinkInput):
     labels = traits.Tuple(traits.Str(), traits.Str(), mandatory=True)
 
 
-class DrawCheckerboard(NodeInterface):
+class DrawCheckerboard(Sink):
     """Two aligned images in alternate tiles."""
 
     input_spec, output_spec = _CheckerboardInput, SinkOutput
@@ -156,7 +156,7 @@ class _FlickerInput(_CheckerboardInput):
     second_name = traits.Str(mandatory=True, desc='path of the second picture')
 
 
-class DrawFlicker(NodeInterface):
+class DrawFlicker(Sink):
     """Two visits as two pictures of one layout."""
 
     input_spec, output_spec = _FlickerInput, SinkOutput
@@ -186,7 +186,7 @@ class _PanelInput(_CheckerboardInput):
     kind = traits.Enum(*REGIONS, mandatory=True)
 
 
-class DrawRegions(NodeInterface):
+class DrawRegions(Sink):
     """The largest regions of a kind in three planes, before and now."""
 
     input_spec, output_spec = _PanelInput, SinkOutput
@@ -215,7 +215,7 @@ class _NewLesionsInput(_CheckerboardInput):
     rows = traits.List(traits.Dict(), mandatory=True, desc='changes since the visit before')
 
 
-class DrawNewLesions(NodeInterface):
+class DrawNewLesions(Sink):
     """New lesions in three planes, before and now."""
 
     input_spec, output_spec = _NewLesionsInput, SinkOutput
@@ -259,7 +259,7 @@ class _ChangeMapInput(SinkInput):
     title = traits.Str(mandatory=True)
 
 
-class DrawChangeMap(NodeInterface):
+class DrawChangeMap(Sink):
     """Slices with lesions outlined by what became of them."""
 
     input_spec, output_spec = _ChangeMapInput, SinkOutput
@@ -287,7 +287,7 @@ class _ViewerInput(SinkInput):
     title = traits.Str(mandatory=True)
 
 
-class DrawViewer(NodeInterface):
+class DrawViewer(Sink):
     """The interactive viewer of one contrast with lesions."""
 
     input_spec, output_spec = _ViewerInput, SinkOutput
@@ -313,7 +313,7 @@ class _TimelineInput(SinkInput):
     acq_times = traits.List(traits.Str(), mandatory=True, desc='empty where not known')
 
 
-class DrawTimeline(NodeInterface):
+class DrawTimeline(Sink):
     """Number and volume of lesions over the visits."""
 
     input_spec, output_spec = _TimelineInput, SinkOutput

@@ -68,7 +68,7 @@ class FindLesions(NodeInterface):
         return _describe(
             self.inputs,
             found.mask,
-            name=threshold.NAME,
+            model=(threshold.NAME, None),
             minimum_mm3=threshold.MINIMUM_MM3,
             folder=folder,
         )
@@ -126,7 +126,7 @@ class SegmentLesions(NodeInterface):
         described = _describe(
             inputs,
             probability >= spec.threshold,
-            name=spec.name,
+            model=(spec.name, spec.identity),
             minimum_mm3=spec.minimum_mm3,
             folder=folder,
             probability=probability,
@@ -142,13 +142,16 @@ def _describe(
     inputs: Any,
     mask: np.ndarray,
     *,
-    name: str,
+    model: tuple[str, str | None],
     minimum_mm3: float,
     folder: Path,
     probability: np.ndarray | None = None,
     maps: UncertaintyMaps | None = None,
 ) -> dict[str, Any]:
-    """Number the lesions of a mask and measure them: the outputs that all methods share."""
+    """Number the lesions of a mask and measure them: the outputs that all methods share.
+
+    ``model`` is its name, and which weights it has.
+    """
     from msapp.imaging import geometry
     from msapp.lesions import instances, location, threshold, uncertainty
 
@@ -168,7 +171,8 @@ def _describe(
     )
     volumes = [row['volume_mm3'] for row in rows]
     measures = {
-        'lesion_model': name,
+        'lesion_model': model[0],
+        'lesion_model_sha256': model[1],
         'lesion_count': len(rows),
         'lesion_volume_ml': sum(volumes) / 1000,
         'largest_lesion_ml': max(volumes, default=0.0) / 1000,

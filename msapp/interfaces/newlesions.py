@@ -61,6 +61,10 @@ class _Pair:
         self.brain = seen & mask_array(inputs.current_mask)
         self.images = {'previous': previous, 'current': array(inputs.current)}
         self.spec = load_spec(inputs.model)
+        self.model = {
+            'detected_new_model': self.spec.name,
+            'detected_new_model_sha256': self.spec.identity,
+        }
         self._network, self._flips = load_network(self.spec), inputs.flips
 
     def find(self, **others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,7 +119,7 @@ class SegmentNewLesions(NodeInterface):
             'labels': save(labels, grid, folder / 'labels.nii.gz'),
             'rows': rows,
             'measures': {
-                'detected_new_model': pair.spec.name,
+                **pair.model,
                 'detected_new_count': len(rows),
                 'detected_new_volume_ml': sum(row['volume_mm3'] for row in rows) / 1000,
             },
@@ -158,8 +162,5 @@ class CheckDetector(NodeInterface):
         return {
             'image': save(painted.image, pair.grid, folder / 'painted.nii.gz'),
             'examples': save(painted.examples(), pair.grid, folder / 'examples.nii.gz'),
-            'rows': [
-                row | {'detected_new_model': pair.spec.name}
-                for row in count_recovered(painted, labels > 0)
-            ],
+            'rows': [row | pair.model for row in count_recovered(painted, labels > 0)],
         }

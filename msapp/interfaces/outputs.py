@@ -13,21 +13,57 @@ from nipype.interfaces.base import File, traits
 from msapp.files import atomic_path, write_atomic
 from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec, load
 
+# In a sink's own folder: what the file that it wrote was like.
+WRITTEN = 'written.json'
+
 
 class SinkInput(BaseInterfaceInputSpec):
     """What every node that writes into the output folder takes."""
 
     # Hashed, though what is written does not depend on it: with one work folder for two output
     # folders a sink that wrote last into the other one must write again. It also runs again where
-    # its file is gone (workflows/outputs.py).
+    # its file is gone, or is another work folder's (`is_own`).
     output_dir = traits.Str(mandatory=True)
     name = traits.Str(mandatory=True, desc='path below output_dir')
 
 
 class SinkOutput(TraitedSpec):
-    """The file that was written."""
+    """The file that was written, and a note on it."""
 
     out_file = traits.Str()
+    written = File(desc='else nipype would remove it')
+
+
+class Sink(NodeInterface):
+    """A node that writes into the output folder, and remembers what it wrote."""
+
+    def _run_interface(self, runtime: Any) -> Any:
+        runtime = super()._run_interface(runtime)
+        note = Path(runtime.cwd) / WRITTEN
+        write_atomic(note, json.dumps(_identity(Path(self._results['out_file']))))
+        self._results['written'] = str(note)
+        return runtime
+
+
+def is_own(folder: Path, target: Path) -> bool:
+    """Return whether a file in the output folder is the one that a sink wrote.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the sink, in the work folder.
+    target : Path
+    """
+    try:
+        remembered = json.loads((folder / WRITTEN).read_text(encoding='utf-8'))
+        return bool(remembered == _identity(target))
+    except (OSError, ValueError):
+        return False
+
+
+def _identity(path: Path) -> list[int]:
+    found = path.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
 class _SaveFileInput(SinkInput):
@@ -35,7 +71,7 @@ class _SaveFileInput(SinkInput):
     metadata = traits.Dict(desc='the JSON sidecar')
 
 
-class SaveImage(NodeInterface):
+class SaveImage(Sink):
     """Write an image, compressed, and its JSON sidecar, each in one step."""
 
     input_spec, output_spec = _SaveFileInput, SinkOutput
@@ -50,7 +86,7 @@ class SaveImage(NodeInterface):
         return {'out_file': str(target)}
 
 
-class SaveTransform(NodeInterface):
+class SaveTransform(Sink):
     """Copy a transform and write its JSON sidecar."""
 
     input_spec, output_spec = _SaveFileInput, SinkOutput
@@ -80,7 +116,7 @@ class _SaveTableInput(SinkInput):
     columns = traits.List(traits.Str(), desc='a table with others is written anew')
 
 
-class SaveTable(NodeInterface):
+class SaveTable(Sink):
     """Write a table of any number of rows with its data dictionary."""
 
     input_spec, output_spec = _SaveTableInput, SinkOutput
@@ -101,7 +137,7 @@ class _SaveInstancesInput(SinkInput):
     rows = traits.List(traits.Dict(), mandatory=True)
 
 
-class SaveLookup(NodeInterface):
+class SaveLookup(Sink):
     """Write the lookup table that BIDS wants beside a ``dseg`` image."""
 
     input_spec, output_spec = _SaveInstancesInput, SinkOutput
@@ -122,7 +158,7 @@ class _SaveNamesInput(SinkInput):
     names = traits.List(traits.Str(), mandatory=True, desc='by index, from 0')
 
 
-class SaveNames(NodeInterface):
+class SaveNames(Sink):
     """Write the lookup table of a ``dseg`` image whose classes are always the same."""
 
     input_spec, output_spec = _SaveNamesInput, SinkOutput
@@ -167,7 +203,7 @@ MEASURES = (
 )
 
 
-class SaveSummary(NodeInterface):
+class SaveSummary(Sink):
     """Write one visit's numbers; what no node measured is ``n/a``."""
 
     input_spec, output_spec = _SaveSummaryInput, SinkOutput

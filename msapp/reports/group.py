@@ -109,7 +109,7 @@ def days_since_first(visits: pd.DataFrame) -> pd.Series:
     """Return the days since the first visit of each participant; NaN where unknown.
 
     Scan times are used if every visit of the participant has one, else the intervals added
-    up. A participant with one visit is at day 0.
+    up, if each visit but one was compared with another. A participant with one visit is at day 0.
     """
     days = pd.Series(np.nan, index=visits.index)
     times = pd.to_datetime(visits['acq_time'], errors='coerce', format='ISO8601', utc=True)
@@ -126,6 +126,8 @@ def days_since_first(visits: pd.DataFrame) -> pd.Series:
 
 def _add_intervals(group: pd.DataFrame) -> list[float]:
     """Add up the intervals of one participant along the chain of ``since_session``."""
+    if group['since_session'].isna().sum() != 1:
+        return [float('nan')] * len(group)
     links = {
         row['session_id']: (row['since_session'], float(row['interval_days']))
         for _, row in group.iterrows()
@@ -156,7 +158,7 @@ def _load_plot(visits: pd.DataFrame) -> Plot:
     if len(table) < 2:
         return Plot(title, f'{_count(len(table), "visit")} with a lesion volume: nothing to plot.')
     dated = table.dropna(subset=['days'])
-    undated = table['participant_id'].nunique() - dated['participant_id'].nunique()
+    undated = len(table) - len(dated)
     if dated.empty:
         return Plot(title, 'No visit has a date or an interval, so there is no time axis.')
 
@@ -181,7 +183,7 @@ def _load_plot(visits: pd.DataFrame) -> Plot:
     caption = 'One line a participant, one dot a visit. Sudden jumps are more often a failed '
     caption += 'brain mask or alignment than disease: open the report of that participant.'
     if undated:
-        caption += f' {_count(undated, "participant")} without dates not shown.'
+        caption += f' {_count(undated, "visit")} without a date or an interval not shown.'
     return Plot(title, caption, _draw(7, 4, paint))
 
 

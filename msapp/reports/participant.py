@@ -34,6 +34,7 @@ _FIRST = (
     'lesion_volume_ml',
     'largest_lesion_ml',
     'lesions_since_session',
+    'lesions_interval_days',
     'new_lesion_count',
     'new_lesion_volume_ml',
     'enlarged_lesion_count',
@@ -57,9 +58,8 @@ LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
 _HIDDEN_OF_PAIR = (*_HIDDEN, 'since_session', 'interval_days')
 CHANGE_COLUMNS = tuple(name for name in CHANGES if name not in _HIDDEN_OF_PAIR)
 NEW_LESION_COLUMNS = tuple(name for name in NEW_LESIONS if name not in _HIDDEN_OF_PAIR)
-SELF_CHECK_COLUMNS = tuple(
-    name for name in SELF_CHECK if name not in (*_HIDDEN_OF_PAIR, 'detected_new_model')
-)
+_CHECKED = ('detected_new_model', 'detected_new_model_sha256')
+SELF_CHECK_COLUMNS = tuple(name for name in SELF_CHECK if name not in (*_HIDDEN_OF_PAIR, *_CHECKED))
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
@@ -226,7 +226,10 @@ def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView |
     check = files.table('selfcheck', SELF_CHECK, SELF_CHECK_COLUMNS)
     painted = files.figure('selfcheck', 'FLAIR', 'Painted lesions')
     # An earlier run may have checked another network.
-    checked = painted.uri and {row['detected_new_model'] for row in check.rows} <= {model}
+    found = tuple((summary or {}).get(name) for name in _CHECKED)
+    checked = painted.uri and all(
+        tuple(row[name] for name in _CHECKED) == found for row in check.rows
+    )
     return DetectedView(
         model=model,
         figures=(

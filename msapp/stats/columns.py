@@ -16,7 +16,9 @@ TEXT_COLUMNS = frozenset(
         'reference_contrast',
         'brain_extraction',
         'lesion_model',
+        'lesion_model_sha256',
         'detected_new_model',
+        'detected_new_model_sha256',
         'location',
         'since_session',
         'lesions_since_session',
@@ -153,6 +155,11 @@ VISITS: dict[str, Column] = {
     'brain_volume_ml': column('Volume of the brain mask.', 'mL', 'brain mask, individual space'),
     **{f'{zone}_ml': _zone(text) for zone, text in _ZONES.items()},
     'lesion_model': column('Name of the lesion model.', source='--lesion-model'),
+    'lesion_model_sha256': column(
+        'First 12 digits of the SHA-256 of its weights, which two models of one name do not share; '
+        'n/a for the threshold.',
+        source='--lesion-model',
+    ),
     'lesion_count': column(
         'Number of separate lesions.', 'count', 'connected components of the lesion mask'
     ),
@@ -207,6 +214,12 @@ VISITS: dict[str, Column] = {
         'compared; n/a where there is none.',
         source='order of acq_time, else of the session labels',
     ),
+    'lesions_interval_days': column(
+        'Time since that visit, to which the numbers of new, enlarged, shrunken and resolved '
+        'lesions belong.',
+        'day',
+        'acq_time of the two visits in scans/sessions.tsv',
+    ),
     **{name: entry for kind in _OUTCOMES for name, entry in _outcome(kind).items()},
     'candidate_count': column(
         'Number of candidate new or enlarged lesions since the visit before (not confirmed).',
@@ -219,6 +232,9 @@ VISITS: dict[str, Column] = {
     'detected_new_model': column(
         'Name of the network that looked for new lesions; n/a where none did.',
         source='--new-lesion-method',
+    ),
+    'detected_new_model_sha256': column(
+        'First 12 digits of the SHA-256 of its weights.', source='--new-lesion-method'
     ),
     'detected_new_count': column(
         'Number of new or enlarged places that this network found since the visit before.',

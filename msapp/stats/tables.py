@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,14 +211,45 @@ def _collect_visit(
         summary = None
     if summary is None:
         return
-    frames['visits'].append(summary)
+    tables: dict[str, pd.DataFrame] = {}
     for name, measure in DUE.items():
         if pd.isna(summary[measure].iloc[0]):
             continue
         path = folder / f'{stem}_desc-{name}_stats.tsv'
         table = _load(path, GROUP_TABLES[name], participant, problems)
-        if table is not None:
-            frames[name].append(table)
+        if table is None:
+            continue
+        # A run that was cut off has written some of its tables, over those of an earlier one.
+        counted, told = _count(name, table), int(summary[measure].iloc[0])
+        if counted != told:
+            problems.append(
+                f'{path}: {counted} of what {measure} of the visit counts {told}, so the two are '
+                f'of different runs. The visit was left out. {AGAIN} {participant}.'
+            )
+            return
+        tables[name] = table
+    frames['visits'].append(summary)
+    for name, table in tables.items():
+        frames[name].append(table)
+
+
+def _count(name: str, table: pd.DataFrame) -> int:
+    """Return how many a table has of what the summary counts, see `DUE`."""
+    return int((table['kind'] == 'new').sum()) if name == 'changes' else len(table)
+
+
+def _mixed_models(visits: pd.DataFrame) -> Iterator[str]:
+    """Name the models, where visits of one group are not of the same."""
+    for measure in ('lesion_model', 'detected_new_model'):
+        measured = visits.dropna(subset=[measure])
+        digits = measured[f'{measure}_sha256']
+        counts = (measured[measure] + ' ' + digits.fillna('')).str.strip().value_counts()
+        if len(counts) > 1:
+            found = ', '.join(f'{model} ({count} visits)' for model, count in counts.items())
+            yield (
+                f'{measure}: not the same for all visits: {found}. Their numbers cannot be '
+                'compared. Run msapp again at participant level, with one model for all.'
+            )
 
 
 def collect_group(output_dir: Path) -> GroupTables:
@@ -245,6 +276,7 @@ def collect_group(output_dir: Path) -> GroupTables:
         for folder in _visit_folders(participant_dir):
             _collect_visit(folder, participant_dir.name, frames, problems)
     stacked = {name: _stack(frames[name], columns) for name, columns in GROUP_TABLES.items()}
+    problems += _mixed_models(stacked['visits'])
     return GroupTables(**stacked, problems=tuple(problems))
 
 

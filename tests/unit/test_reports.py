@@ -8,7 +8,13 @@ from PIL import Image
 from msapp.reports.group import days_since_first, outliers, robust_z, write_group_report
 from msapp.reports.html import show
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
-from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION
+from msapp.stats.change_columns import (
+    CANDIDATES,
+    CHANGES,
+    DISSEMINATION,
+    NEW_LESIONS,
+    SELF_CHECK,
+)
 from msapp.stats.columns import LESIONS, VISITS
 from msapp.stats.tables import collect_group, write_table
 
@@ -265,6 +271,44 @@ def test_days_come_from_dates_or_from_the_chain_of_intervals():
         columns=['participant_id', 'session_id', 'acq_time', 'since_session', 'interval_days'],
     )
     assert days_since_first(visits).tolist() == [0, 30, 0, 15, 10, 0]
+
+
+def test_visits_that_were_not_compared_have_no_day():
+    visits = pd.DataFrame(
+        [
+            ('a', 'ses-1', None, None, np.nan),
+            ('a', 'ses-2', None, None, np.nan),
+            ('b', 'ses-1', '2020-01-01', None, np.nan),
+            ('b', 'ses-2', None, 'ses-1', np.nan),
+        ],
+        columns=['participant_id', 'session_id', 'acq_time', 'since_session', 'interval_days'],
+    )
+    days = days_since_first(visits)
+    assert days[:2].isna().all(), 'not both on the first day'
+    assert days[2] == 0
+    assert np.isnan(days[3])
+
+
+def test_the_plot_over_time_counts_visits_that_it_cannot_place(tmp_path):
+    for participant in ('sub-01', 'sub-02'):
+        summary(tmp_path, participant, 'ses-1', lesion_volume_ml=3.0)
+        summary(tmp_path, participant, 'ses-2', lesion_volume_ml=4.0, since_session='ses-1')
+    page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    assert '2 visits without a date or an interval not shown.' in page
+
+
+@pytest.mark.parametrize(('digits', 'shown'), [('aaa', True), ('bbb', False)])
+def test_a_check_of_other_weights_is_not_shown(tmp_path, digits, shown):
+    model = {'detected_new_model': 'newlesions', 'detected_new_model_sha256': 'aaa'}
+    folder, keys = summary(tmp_path, 'sub-01', 'ses-2', since_session='ses-1', **model)
+    write_table(folder / 'sub-01_ses-2_desc-candidates_stats.tsv', [], CANDIDATES)
+    write_table(folder / 'sub-01_ses-2_desc-newlesions_stats.tsv', [], NEW_LESIONS)
+    checked = model | {'detected_new_model_sha256': digits, 'diameter_mm': 3}
+    line = row(SELF_CHECK, **keys, **checked)
+    write_table(folder / 'sub-01_ses-2_desc-selfcheck_stats.tsv', [line], SELF_CHECK)
+    picture(tmp_path, 'sub-01_ses-2_desc-selfcheck_FLAIR.png')
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    assert ('Painted lesions' in page) == shown
 
 
 def test_a_group_of_one_draws_no_distribution(tmp_path):

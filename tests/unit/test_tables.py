@@ -151,6 +151,48 @@ def test_changes_are_due_where_new_lesions_were_counted(tmp_path):
     assert tables.changes['kind'].tolist() == ['stable']
 
 
+def test_a_visit_whose_tables_are_of_two_runs_is_left_out(tmp_path):
+    visit_files(tmp_path)
+    visit_files(tmp_path, participant='sub-02', lesion_count=2)
+    folder = visit_files(tmp_path, participant='sub-03', lesion_count=1, new_lesion_count=1)
+    change = row(CHANGES, participant_id='sub-03', session_id='ses-1', kind='stable')
+    write_table(folder / 'sub-03_ses-1_desc-changes_stats.tsv', [change], CHANGES)
+    tables = collect_group(tmp_path)
+    assert tables.visits['participant_id'].tolist() == ['sub-01']
+    assert tables.lesions['participant_id'].tolist() == ['sub-01']
+    assert len(tables.changes) == 0
+    lesions, changes = tables.problems
+    assert 'sub-02_ses-1_desc-lesions_stats.tsv: 1 of what lesion_count' in lesions
+    assert 'counts 2, so the two are of different runs' in lesions
+    assert 'sub-03_ses-1_desc-changes_stats.tsv: 0 of what new_lesion_count' in changes
+    assert 'Run msapp again at participant level for sub-03.' in changes
+
+
+@pytest.mark.parametrize(
+    ('second', 'named'),
+    [
+        (('lesions', 'aaa'), None),
+        (('lesions', 'bbb'), 'lesions aaa (2 visits), lesions bbb (1 visits)'),
+        (('threshold', None), 'lesions aaa (2 visits), threshold (1 visits)'),
+        ((None, None), None),
+    ],
+)
+def test_visits_of_different_models_are_named(tmp_path, second, named):
+    for session, (model, digits) in (
+        ('ses-1', ('lesions', 'aaa')),
+        ('ses-2', ('lesions', 'aaa')),
+        ('ses-3', second),
+    ):
+        given = {'lesion_model': model, 'lesion_model_sha256': digits}
+        visit_files(tmp_path, session=session, **given)
+    tables = collect_group(tmp_path)
+    assert len(tables.visits) == 3
+    assert [named] * bool(named) == [
+        problem.removeprefix('lesion_model: not the same for all visits: ').split('. Their')[0]
+        for problem in tables.problems
+    ]
+
+
 def test_one_broken_table_is_named_and_the_rest_is_kept(tmp_path):
     visit_files(tmp_path)
     broken = visit_files(tmp_path, participant='sub-02')

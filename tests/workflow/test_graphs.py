@@ -25,7 +25,7 @@ from msapp.settings import Settings
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
-from msapp.workflows.nodes import leftovers
+from msapp.workflows.nodes import leftovers, make_sink
 
 CONTRASTS = (('FLAIR',), ('T1w',), ('FLAIR', 'T1w'), ('FLAIR', 'T1w', 'T2w', 'ceT1w'))
 SESSIONS = ((None,), ('ses-1',), ('ses-1', 'ses-2'), ('ses-1', 'ses-2', 'ses-3'))
@@ -457,6 +457,29 @@ def test_a_sink_runs_again_where_its_file_is_gone(image):
     image_path.with_name(image_path.name.replace('.nii.gz', '.json')).touch()
     sinks = {node.inputs.name: node for node in flatten(participants, settings) if is_sink(node)}
     assert [name for name, node in sinks.items() if not node.overwrite] == [kept]
+
+
+def test_a_sink_writes_again_what_another_work_folder_has_written(tmp_path):
+    """Two work folders take turns with one output folder: the last run's file is there."""
+    target = tmp_path / 'out' / 'names.tsv'
+    ran = []
+
+    def run(work, *names):
+        inputs = {'output_dir': str(target.parent), 'name': target.name, 'names': list(names)}
+        node = make_sink(outputs.SaveNames(), 'save', [target], **inputs)
+        node.base_dir = tmp_path / work
+        ran.append(node.overwrite)
+        node.run()
+        return target.read_text().split()[-1]
+
+    assert run('a', 'trial') == 'trial'
+    assert run('a', 'trial') == 'trial'
+    assert run('b', 'other') == 'other'
+    assert run('a', 'trial') == 'trial'
+    assert run('a', 'trial') == 'trial'
+    target.unlink()
+    assert run('a', 'trial') == 'trial'
+    assert ran == [True, False, True, True, False, True]
 
 
 def test_results_of_a_visit_or_a_task_that_is_no_more_are_named(image, tmp_path):
