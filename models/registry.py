@@ -39,9 +39,8 @@ SPEC_FILE = 'model.toml'
 # Models are kept in the source tree and in the image; half precision halves them.
 MAX_WEIGHTS_MB = 16
 BYTES_PER_MB = 1_000_000
-# Channels of a network for new lesions: the FLAIR of two visits, and where the later one is
-# brighter than is common between them (`msapp.inference.normalise.rate_brightening`).
-VISITS, BRIGHTENING = ('previous', 'current'), 'brightening'
+# Channels of a network for new lesions: the FLAIR of two visits.
+VISITS = ('previous', 'current')
 # What the app gives networks for lesions and for new ones: voxels and scales of intensity.
 SPACING_MM = 1.0
 WHITE_MATTER, GREY_LEVELS = 'white_matter', 'grey_levels'
@@ -229,11 +228,10 @@ def _chosen_model(task: str, flag: str, name_or_path: str, folder: Path | None) 
             f'{flag} {name_or_path}: msapp gives {" and ".join(LESION_CHANNELS)} to a model for '
             f'lesions; this one takes {" and ".join(channels)}.'
         )
-    if task == 'longitudinal' and set(channels) - {BRIGHTENING} != set(VISITS):
+    if task == 'longitudinal' and set(channels) != set(VISITS):
         raise MissingDependencyError(
             f'{flag} {name_or_path}: the channels of a model for new lesions are '
-            f'{" and ".join(VISITS)}, and {BRIGHTENING} beside them; those of this one are '
-            f'{" and ".join(channels)}.'
+            f'{" and ".join(VISITS)}; those of this one are {" and ".join(channels)}.'
         )
     return spec
 

@@ -10,11 +10,10 @@ from scipy import ndimage
 
 from msapp.imaging.distance import distance_maps
 from msapp.inference.lesions import predict_lesions
-from msapp.inference.normalise import rate_brightening
 from msapp.inference.patches import Patch, corners, merge_nearest
 from msapp.lesions.candidates import find_candidates, patch_of
 from msapp.lesions.instances import label_instances, measure_instances
-from msapp.models.registry import BRIGHTENING, HYBRID
+from msapp.models.registry import HYBRID
 
 if TYPE_CHECKING:
     import torch
@@ -65,9 +64,6 @@ def predict_new_lesions(
     InputError
         If the brain is empty, or an image has one intensity only.
     """
-    if any(channel.name == BRIGHTENING for channel in spec.channels):
-        rated = rate_brightening(images['previous'], images['current'], brain)
-        images = {**images, BRIGHTENING: rated}
     if spec.architecture.name != HYBRID:
         return predict_lesions(images, brain, network, spec, flips=flips, device=device)
     return _predict_candidates(images, brain, network, spec, flips=flips, device=device)

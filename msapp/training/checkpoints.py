@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import json
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,6 @@ from msapp.files import atomic_path, write_atomic
 from msapp.models.registry import load_spec
 from msapp.training.recipe import Recipe
 
-# In the weights of a convolution: the channels it takes.
-CHANNEL_AXIS = 1
-NO_FIT = (
-    'names a model of another architecture than the recipe. Choose one like it, or leave it out.'
-)
 # Beside a checkpoint: what was trained, on what.
 ORIGIN = 'origin.json'
 SECONDS_PER_MINUTE = 60
@@ -95,35 +89,6 @@ def check_origin(checkpoint: Path, origin: str) -> None:
             f'{checkpoint.parent}: holds a training of other settings ({differing}). Choose '
             'another output folder, or remove this one to begin anew.'
         )
-
-
-def fit_channels(
-    start: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
-    """Let weights start a network that has more channels: to the added ones it is blind at first.
-
-    Parameters
-    ----------
-    start : mapping of str to tensor
-        Weights of the same architecture, with as many channels or fewer.
-    own : mapping of str to tensor
-        Of the network that is to start; what lacks in ``start`` are its last channels.
-
-    Raises
-    ------
-    UsageError
-        If the weights differ in more than that.
-    """
-    if start.keys() != own.keys():
-        raise UsageError(f'--from {NO_FIT}')
-    fitted = {}
-    for name, tensor in start.items():
-        more = own[name].shape[1] - tensor.shape[1] if tensor.ndim > CHANNEL_AXIS else 0
-        wide = (*tensor.shape[:1], max(more, 0), *tensor.shape[2:])
-        fitted[name] = torch.cat([tensor, tensor.new_zeros(wide)], 1) if more else tensor
-        if fitted[name].shape != own[name].shape:
-            raise UsageError(f'--from {NO_FIT}')
-    return fitted
 
 
 class Deadline(Timer):

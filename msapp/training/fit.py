@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
+from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import UsageError
@@ -29,7 +30,6 @@ from msapp.training.checkpoints import (
     KeepCheckpoint,
     check_origin,
     describe_origin,
-    fit_channels,
     load_checkpoint,
     step_of,
 )
@@ -46,7 +46,7 @@ from msapp.training.data import (
 )
 from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
 from msapp.training.module import NetworkTraining, Segmentation
-from msapp.training.pairs import DrawnPairs, PairCases, takes_brightening
+from msapp.training.pairs import DrawnPairs, PairCases
 from msapp.training.patients import Cases, read_case
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
@@ -131,8 +131,7 @@ def train(
     )
     start = load_network(load_spec(start_from)).state_dict() if start_from else {}
     if start:
-        start = fit_channels(start, job.module.network.state_dict())
-        job.module.network.load_state_dict(start)
+        _load_start(job.module.network, start)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     try:
         trainer.fit(
@@ -298,6 +297,16 @@ def _real_visits(given: _Given) -> list[Visits]:
     return list(read_visits(given.recipe, given.data, given.cache, leave_out=out))
 
 
+def _load_start(network: nn.Module, start: Mapping[str, torch.Tensor]) -> None:
+    try:
+        network.load_state_dict(start)
+    except RuntimeError as error:
+        raise UsageError(
+            '--from names a model of another architecture than the recipe. Choose one like it, or '
+            'leave it out.'
+        ) from error
+
+
 def _mix(
     weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], share: float
 ) -> dict[str, torch.Tensor]:
@@ -334,8 +343,7 @@ def drawn_samples(
     if bank is None:
         raise UsageError(NO_LESIONS)
     settings = make_pair_settings(recipe)
-    generator = PairGenerator(heads, settings, bank=bank, device=device)
-    return DrawnPairs(generator, rated=takes_brightening(recipe))
+    return DrawnPairs(PairGenerator(heads, settings, bank=bank, device=device))
 
 
 class _Drawings(Dataset[Item]):

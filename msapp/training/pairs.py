@@ -10,8 +10,7 @@ import numpy as np
 import torch
 import torchio as tio
 
-from msapp.inference.normalise import clip_white_matter, rate_brightening
-from msapp.models.registry import BRIGHTENING
+from msapp.inference.normalise import clip_white_matter
 from msapp.synthesis import appearance, warp
 from msapp.synthesis.appearance import FLAIR
 from msapp.synthesis.change import LESION_SHARE, became, draw_new, drop_unseen
@@ -210,7 +209,6 @@ class PairCases:
         self._all = [keep_lesions(patient) for patient in visits]
         self._pairs = [patient for patient in self._all if patient.paired]
         self._bank = bank
-        self._rated = takes_brightening(recipe)
         self._settings = make_pair_settings(recipe)
 
     def __len__(self) -> int:
@@ -223,8 +221,7 @@ class PairCases:
         old, new = self._loads(rng)
         patch = self._two_visits(rng) if two else self._one_visit(new, rng)
         paint_change(patch, old, new, rng, self._settings)
-        item = _vary(patch, pair_transform(noisy=not two), rng)
-        return _rate(item) if self._rated else item
+        return _vary(patch, pair_transform(noisy=not two), rng)
 
     def _loads(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Draw lesions that stay and lesions that come, on the bank's grid."""
@@ -292,26 +289,12 @@ def _vary(patch: Patch, transform: tio.Transform, rng: np.random.Generator) -> I
     return {'image': clip_white_matter(image) * brain, 'target': (increase & brain).float()}
 
 
-def takes_brightening(recipe: Recipe) -> bool:
-    """Return whether a recipe's network is fed with `rate_brightening` too."""
-    return any(channel.name == BRIGHTENING for channel in recipe.channels)
-
-
-def _rate(item: Item) -> Item:
-    """Add the channel of brightening."""
-    previous, current = item['image'].cpu().numpy()
-    rated = torch.from_numpy(rate_brightening(previous, current, current > 0))
-    image = torch.cat([item['image'], rated[None].to(item['image'].device)])
-    return {**item, 'image': image}
-
-
 class DrawnPairs:
     """Drawn pairs, as a network is fed with them."""
 
-    def __init__(self, generator: PairGenerator, *, rated: bool = False) -> None:
-        """Hold the generator, and whether brightening is a channel."""
+    def __init__(self, generator: PairGenerator) -> None:
+        """Hold the generator."""
         self._generator = generator
-        self._rated = rated
 
     def draw(self, rng: np.random.Generator) -> Item:
         """Draw one pair."""
@@ -319,5 +302,4 @@ class DrawnPairs:
         scales = (1 + rng.normal(0, SHARED_ERROR)) * (1 + rng.normal(0, OWN_ERROR, len(CHANNELS)))
         scale = torch.from_numpy(scales).float().to(pair.images.device)[:, None, None, None]
         target = (pair.increase[None] > LESION_SHARE).float()
-        item = {'image': clip_white_matter(pair.images * scale), 'target': target}
-        return _rate(item) if self._rated else item
+        return {'image': clip_white_matter(pair.images * scale), 'target': target}

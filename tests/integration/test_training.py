@@ -18,11 +18,9 @@ from msapp.cli.train import main
 from msapp.errors import UsageError
 from msapp.models.registry import load_network, load_spec
 from msapp.models.spec import Named
-from msapp.networks import build_network
 from msapp.synthesis.heads import NAMES, Head
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank
 from msapp.training import fit, module
-from msapp.training.checkpoints import fit_channels
 from msapp.training.data import make_pair_settings, make_settings
 from msapp.training.module import dice_per_class
 from msapp.training.recipe import RECIPES, load_recipe
@@ -211,21 +209,6 @@ def test_part_of_the_starting_weights_can_be_kept(folder, trained, tmp_path):
         # Half precision on disk.
         torch.testing.assert_close(exported['0.25'][name], mean, atol=1e-3, rtol=1e-3)
     assert (exported['0']['head.bias'] != exported['1']['head.bias']).any()
-
-
-def test_weights_of_fewer_channels_start_a_network_that_is_blind_to_the_others():
-    arguments = {'out_channels': 1, 'channels': [4, 8]}
-    narrow, wide = (
-        build_network('headed_unet', arguments | {'in_channels': count}).eval() for count in (2, 3)
-    )
-    wide.load_state_dict(fit_channels(narrow.state_dict(), wide.state_dict()))
-    image = torch.rand(1, 3, 16, 16, 16)
-    with torch.no_grad():
-        torch.testing.assert_close(wide(image), narrow(image[:, :2]))
-    for other in ({'in_channels': 1}, {'in_channels': 2, 'channels': [4, 8, 16]}):
-        own = build_network('headed_unet', arguments | other).state_dict()
-        with pytest.raises(UsageError, match='another architecture than the recipe'):
-            fit_channels(narrow.state_dict(), own)
 
 
 def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, capsys):

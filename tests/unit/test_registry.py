@@ -251,8 +251,7 @@ def test_a_model_that_the_app_cannot_feed_is_refused(tmp_path, changed, words):
     ('names', 'fits'),
     [
         (('previous', 'current'), True),
-        (('previous', 'current', 'brightening'), True),
-        (('current', 'brightening'), False),
+        (('current',), False),
         (('previous', 'current', 'T1w'), False),
     ],
 )
@@ -268,7 +267,7 @@ def test_what_a_model_for_new_lesions_is_fed_with(tmp_path, names, fits):
     if fits:
         assert models_for(given)['longitudinal'].folder == made.folder
         return
-    with pytest.raises(MissingDependencyError, match='previous and current, and brightening'):
+    with pytest.raises(MissingDependencyError, match='are previous and current; those of this one'):
         models_for(given)
 
 

@@ -11,7 +11,6 @@ import torch
 from scipy import ndimage
 
 from msapp.errors import UsageError
-from msapp.inference.normalise import rate_brightening
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.lesion_bank import AFFINE, SHAPE, LesionBank
 from msapp.synthesis.pairs import Pair, PairSettings
@@ -129,7 +128,7 @@ def test_patches_are_seeded_and_black_outside_the_brain(patient):
         first, again = (cases.draw(np.random.default_rng(seed)) for _ in range(2))
         assert torch.equal(first['image'], again['image'])
         assert torch.equal(first['target'], again['target'])
-        assert first['image'].shape == (3, 32, 32, 32)
+        assert first['image'].shape == (2, 32, 32, 32)
         assert first['target'].shape == (1, 32, 32, 32)
         outside = (first['image'] == 0).all(dim=0)
         assert not first['target'][0][outside].any()
@@ -143,12 +142,11 @@ def test_a_patient_without_bank_is_centred_on_change_and_not_changed(patient, mo
     monkeypatch.setattr(pairs, 'pair_transform', lambda noisy: lambda subject: subject)
     kept = patient.images.clone()
     item = pairs.PairCases([patient], recipe()).draw(np.random.default_rng(0))
-    previous, current, rated = item['image']
+    previous, current = item['image']
     came = item['target'][0] > 0
     assert came.any()
     assert torch.allclose(current[came], torch.tensor(1.8))
     assert torch.allclose(previous[came], torch.tensor(1.0))
-    assert rated[came].min() > 1
     assert torch.equal(patient.images, kept)
 
 
@@ -165,25 +163,9 @@ def test_drawn_pairs_are_scaled_by_little_and_keep_their_target():
     assert item['image'].sub(1).abs().max() < 0.3
 
 
-def test_brightening_is_a_channel_only_for_networks_that_take_it(patient):
-    made = recipe()
-    plain = made.model_copy(update={'channels': made.channels[:2]})
-    assert pairs.takes_brightening(made)
-    assert not pairs.takes_brightening(plain)
-    three, two = (
-        pairs.PairCases([patient], one).draw(np.random.default_rng(1))['image']
-        for one in (made, plain)
-    )
-    assert torch.equal(three[:2], two)
-    previous, current = two.numpy()
-    expected = rate_brightening(previous, current, current > 0)
-    assert expected.any()
-    np.testing.assert_array_equal(three[2], expected)
-
-
 def test_the_recipe_gives_the_settings_of_pairs_and_its_folds_name_its_patients():
     made = load_recipe('newlesions')
-    assert make_pair_settings(made).unchanged == 0.4
+    assert make_pair_settings(made).unchanged == 0.25
     names = {entry.name for entry in (*made.data.pairs, *made.data.visits)}
     assert set(made.data.folds['synthetic']) == names
     # Each patient is held out by one of the others, which is named after its pair.
