@@ -153,7 +153,7 @@ class DrawCheckerboard(Sink):
 
 class _FlickerInput(_CheckerboardInput):
     focus = File(exists=True, desc='slices with most of this mask are shown')
-    second_name = traits.Str(mandatory=True, desc='path of the second picture')
+    second_name = traits.Str(mandatory=True, hash_files=False, desc='path of the second picture')
 
 
 class DrawFlicker(Sink):

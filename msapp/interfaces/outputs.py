@@ -12,9 +12,10 @@ from nipype.interfaces.base import File, traits
 
 from msapp.files import atomic_path, write_atomic
 from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec, load
+from msapp.provenance import sha256_file
 
-# In a sink's own folder: what the file that it wrote was like.
-WRITTEN = 'written.json'
+# In a sink's own folder: the SHA-256 of the file that it wrote; copying may change its times.
+WRITTEN = 'written.sha256'
 
 
 class SinkInput(BaseInterfaceInputSpec):
@@ -24,7 +25,8 @@ class SinkInput(BaseInterfaceInputSpec):
     # folders a sink that wrote last into the other one must write again. It also runs again where
     # its file is gone, or is another work folder's (`is_own`).
     output_dir = traits.Str(mandatory=True)
-    name = traits.Str(mandatory=True, desc='path below output_dir')
+    # Else nipype would hash the file, where msapp is called in the output folder.
+    name = traits.Str(mandatory=True, hash_files=False, desc='path below output_dir')
 
 
 class SinkOutput(TraitedSpec):
@@ -40,7 +42,7 @@ class Sink(NodeInterface):
     def _run_interface(self, runtime: Any) -> Any:
         runtime = super()._run_interface(runtime)
         note = Path(runtime.cwd) / WRITTEN
-        write_atomic(note, json.dumps(_identity(Path(self._results['out_file']))))
+        write_atomic(note, sha256_file(Path(self._results['out_file'])))
         self._results['written'] = str(note)
         return runtime
 
@@ -55,15 +57,9 @@ def is_own(folder: Path, target: Path) -> bool:
     target : Path
     """
     try:
-        remembered = json.loads((folder / WRITTEN).read_text(encoding='utf-8'))
-        return bool(remembered == _identity(target))
-    except (OSError, ValueError):
+        return (folder / WRITTEN).read_text(encoding='utf-8') == sha256_file(target)
+    except (OSError, UnicodeDecodeError):
         return False
-
-
-def _identity(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns]
 
 
 class _SaveFileInput(SinkInput):
