@@ -470,7 +470,7 @@ def test_a_sink_writes_again_what_another_work_folder_has_written(tmp_path, monk
     def run(work, *names):
         inputs = {'output_dir': str(target.parent), 'name': target.name, 'names': list(names)}
         node = make_sink(outputs.SaveNames(), 'save', [target], **inputs)
-        node.base_dir = tmp_path / work
+        node.base_dir, node.config = tmp_path / work, {'execution': {'hash_method': 'content'}}
         ran.append((node.overwrite, node.is_cached()[1]))
         node.run()
         return target.read_text().split()[-1]
