@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise, product
@@ -13,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nipype import config
 from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 
@@ -465,12 +467,14 @@ def test_a_sink_writes_again_what_another_work_folder_has_written(tmp_path, monk
     target.parent.mkdir()
     # There the name is that of a file, which must not count as an input.
     monkeypatch.chdir(target.parent)
+    settings = deepcopy(config._sections)
+    settings['execution'] |= {'hash_method': 'content'}
     ran = []
 
     def run(work, *names):
         inputs = {'output_dir': str(target.parent), 'name': target.name, 'names': list(names)}
         node = make_sink(outputs.SaveNames(), 'save', [target], **inputs)
-        node.base_dir, node.config = tmp_path / work, {'execution': {'hash_method': 'content'}}
+        node.base_dir, node.config = tmp_path / work, settings
         ran.append((node.overwrite, node.is_cached()[1]))
         node.run()
         return target.read_text().split()[-1]
