@@ -34,7 +34,7 @@ class SinkNode(pe.Node):
     Attributes
     ----------
     files : tuple of Path
-        All that it writes; the first one tells who wrote them.
+        All that it writes.
     """
 
     files: tuple[Path, ...] = ()
@@ -45,7 +45,7 @@ class SinkNode(pe.Node):
         if not all(file.exists() for file in self.files):
             return True
         # Before its graph runs it has no folder.
-        return self.base_dir is not None and not is_own(Path(self.output_dir()), self.files[0])
+        return self.base_dir is not None and not is_own(Path(self.output_dir()), self.files)
 
     @overwrite.setter
     def overwrite(self, _: bool | None) -> None:

@@ -85,6 +85,7 @@ class Sinks:
             [output_dir / file for file in files],
             output_dir=str(output_dir),
             name=path.as_posix(),
+            others=[file.as_posix() for file in files[1:]],
             **inputs,
         )
         self.workflow.add_nodes([node])

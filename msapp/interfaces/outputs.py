@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from msapp.files import atomic_path, write_atomic
 from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec, load
 from msapp.provenance import sha256_file
 
-# In a sink's own folder: the SHA-256 of the file that it wrote; copying may change its times.
+# In a sink's own folder: the SHA-256 of each file that it wrote; copying may change their times.
 WRITTEN = 'written.sha256'
 
 
@@ -27,6 +28,9 @@ class SinkInput(BaseInterfaceInputSpec):
     output_dir = traits.Str(mandatory=True)
     # Else nipype would hash the file, where msapp is called in the output folder.
     name = traits.Str(mandatory=True, hash_files=False, desc='path below output_dir')
+    others = traits.List(
+        traits.Str(), [], usedefault=True, hash_files=False, desc='what is written beside it'
+    )
 
 
 class SinkOutput(TraitedSpec):
@@ -42,24 +46,30 @@ class Sink(NodeInterface):
     def _run_interface(self, runtime: Any) -> Any:
         runtime = super()._run_interface(runtime)
         note = Path(runtime.cwd) / WRITTEN
-        write_atomic(note, sha256_file(Path(self._results['out_file'])))
+        names = (self.inputs.name, *self.inputs.others)
+        write_atomic(note, _hashes([Path(self.inputs.output_dir) / name for name in names]))
         self._results['written'] = str(note)
         return runtime
 
 
-def is_own(folder: Path, target: Path) -> bool:
-    """Return whether a file in the output folder is the one that a sink wrote.
+def is_own(folder: Path, files: Sequence[Path]) -> bool:
+    """Return whether files in the output folder are those that a sink wrote.
 
     Parameters
     ----------
     folder : Path
         Of the sink, in the work folder.
-    target : Path
+    files : sequence of Path
+        All of its files, in its own order.
     """
     try:
-        return (folder / WRITTEN).read_text(encoding='utf-8') == sha256_file(target)
+        return (folder / WRITTEN).read_text(encoding='utf-8') == _hashes(files)
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def _hashes(files: Sequence[Path]) -> str:
+    return '\n'.join(sha256_file(file) for file in files)
 
 
 class _SaveFileInput(SinkInput):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from copy import deepcopy
@@ -488,6 +489,23 @@ def test_a_sink_writes_again_what_another_work_folder_has_written(tmp_path, monk
     assert run('a', 'trial') == 'trial'
     first, same, away = (True, False), (False, True), (True, True)
     assert ran == [first, same, first, away, same, away]
+
+
+def test_a_sidecar_of_another_work_folder_is_written_again(tmp_path, image):
+    """Two models may find the same, as in a brain without lesions; the sidecars differ."""
+    out = tmp_path / 'out'
+    files = [out / 'mask.nii.gz', out / 'mask.json']
+
+    def run(work, model):
+        names = {'name': files[0].name, 'others': [files[1].name]}
+        inputs = {'output_dir': str(out), 'in_file': str(image), 'metadata': {'Model': model}}
+        node = make_sink(outputs.SaveImage(), 'save', files, **names, **inputs)
+        node.base_dir = tmp_path / work
+        node.run()
+        return json.loads(files[1].read_text())['Model']
+
+    for work in 'abaab':
+        assert run(work, work) == work
 
 
 def test_results_of_a_visit_or_a_task_that_is_no_more_are_named(image, tmp_path):
