@@ -348,7 +348,7 @@ def score_drawn(given: argparse.Namespace) -> None:
     for name, group in changed.groupby('method'):
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
-    print(f'n = {given.samples} patches a line, of {len(heads)} drawn heads held out.')
+    print(f'{given.samples} drawn a line, of {len(heads)} label maps held out; n is their size.')
 
 
 def draw_pairs(generator: PairGenerator, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -245,7 +245,7 @@ def _mixed_models(visits: pd.DataFrame) -> Iterator[str]:
         digits = measured[f'{measure}_sha256']
         counts = (measured[measure] + ' ' + digits.fillna('')).str.strip().value_counts()
         if len(counts) > 1:
-            found = ', '.join(f'{model} ({count} visits)' for model, count in counts.items())
+            found = ', '.join(f'{model} (n = {count})' for model, count in counts.items())
             yield (
                 f'{measure}: not the same for all visits: {found}. Their numbers cannot be '
                 'compared. Run msapp again at participant level, with one model for all.'

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Timer
+from torch import nn
 
 from msapp.errors import UsageError
 from msapp.files import atomic_path, write_atomic
@@ -89,6 +91,35 @@ def check_origin(checkpoint: Path, origin: str) -> None:
             f'{checkpoint.parent}: holds a training of other settings ({differing}). Choose '
             'another output folder, or remove this one to begin anew.'
         )
+
+
+def load_start(network: nn.Module, start: Mapping[str, torch.Tensor]) -> None:
+    """Let a network start from weights.
+
+    Raises
+    ------
+    UsageError
+        If they are of another architecture.
+    """
+    try:
+        network.load_state_dict(start)
+    except RuntimeError as error:
+        raise UsageError(
+            '--from names a model of another architecture than the recipe. Choose one like it, or '
+            'leave it out.'
+        ) from error
+
+
+def mix_weights(
+    weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], share: float
+) -> dict[str, torch.Tensor]:
+    """Return the weighted mean of two sets of weights; counters stay those of the first."""
+    return {
+        name: torch.lerp(tensor, others[name].to(tensor), share)
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in weights.items()
+    }
 
 
 class Deadline(Timer):

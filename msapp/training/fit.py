@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import UsageError
@@ -31,6 +30,8 @@ from msapp.training.checkpoints import (
     check_origin,
     describe_origin,
     load_checkpoint,
+    load_start,
+    mix_weights,
     step_of,
 )
 from msapp.training.data import (
@@ -131,7 +132,7 @@ def train(
     )
     start = load_network(load_spec(start_from)).state_dict() if start_from else {}
     if start:
-        _load_start(job.module.network, start)
+        load_start(job.module.network, start)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     try:
         trainer.fit(
@@ -148,7 +149,8 @@ def train(
     # A checkpoint's weights are the running mean; the module has it only if it took a step.
     job.module.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
     if start and keep_start:
-        job.module.network.load_state_dict(_mix(job.module.network.state_dict(), start, keep_start))
+        weights = mix_weights(job.module.network.state_dict(), start, keep_start)
+        job.module.network.load_state_dict(weights)
     save_model(out / 'model', job.spec, job.module.network)
     return out / 'model'
 
@@ -295,28 +297,6 @@ def _real_cases(given: _Given, bank: LesionBank | None) -> Patients | None:
 def _real_visits(given: _Given) -> list[Visits]:
     out = _left_out(given.recipe, given.fold)
     return list(read_visits(given.recipe, given.data, given.cache, leave_out=out))
-
-
-def _load_start(network: nn.Module, start: Mapping[str, torch.Tensor]) -> None:
-    try:
-        network.load_state_dict(start)
-    except RuntimeError as error:
-        raise UsageError(
-            '--from names a model of another architecture than the recipe. Choose one like it, or '
-            'leave it out.'
-        ) from error
-
-
-def _mix(
-    weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], share: float
-) -> dict[str, torch.Tensor]:
-    """Return the weighted mean of two sets of weights; counters stay those of the first."""
-    return {
-        name: torch.lerp(tensor, others[name].to(tensor), share)
-        if tensor.is_floating_point()
-        else tensor
-        for name, tensor in weights.items()
-    }
 
 
 def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:

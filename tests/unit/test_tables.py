@@ -172,8 +172,8 @@ def test_a_visit_whose_tables_are_of_two_runs_is_left_out(tmp_path):
     ('second', 'named'),
     [
         (('lesions', 'aaa'), None),
-        (('lesions', 'bbb'), 'lesions aaa (2 visits), lesions bbb (1 visits)'),
-        (('threshold', None), 'lesions aaa (2 visits), threshold (1 visits)'),
+        (('lesions', 'bbb'), 'lesions aaa (n = 2), lesions bbb (n = 1)'),
+        (('threshold', None), 'lesions aaa (n = 2), threshold (n = 1)'),
         ((None, None), None),
     ],
 )

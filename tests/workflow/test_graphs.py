@@ -25,6 +25,7 @@ from msapp.models.registry import load_spec, save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
 from msapp.settings import Settings
+from msapp.workflows import base
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
@@ -359,17 +360,21 @@ def test_a_missing_flair_between_two_visits_is_not_bridged(image):
     assert not [name for name in written(graph) if 'newcandidate' in name]
 
 
-def test_lesions_are_compared_across_a_visit_without_flair(image):
+def test_lesions_are_compared_across_a_visit_without_flair(image, monkeypatch):
+    monkeypatch.setattr(base, 'interval_days', lambda *_: 30)
     graph = graph_of(RAGGED[0], image)
     names = [name for name in written(graph) if name.endswith('desc-changes_stats.tsv')]
     assert names == ['sub-01/ses-3/anat/sub-01_ses-3_desc-changes_stats.tsv']
     (table,) = [node for node in of_kind(graph, outputs.SaveTable) if node.inputs.name in names]
     assert table.inputs.common['since_session'] == 'ses-1'
+    columns = ('lesions_since_session', 'lesions_interval_days', 'interval_days')
     summaries = {
-        node.inputs.common['session_id']: node.inputs.common.get('lesions_since_session')
+        node.inputs.common['session_id']: [node.inputs.common.get(name) for name in columns]
         for node in of_kind(graph, outputs.SaveSummary)
     }
-    assert summaries == {'ses-1': None, 'ses-2': None, 'ses-3': 'ses-1'}
+    assert table.inputs.common['interval_days'] == 30
+    nothing = [None] * 3
+    assert summaries == {'ses-1': nothing, 'ses-2': nothing, 'ses-3': ['ses-1', 30, None]}
 
 
 def test_a_change_image_names_the_flair_of_both_visits_and_its_limits(image):
