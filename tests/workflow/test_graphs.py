@@ -25,7 +25,6 @@ from msapp.models.registry import load_spec, save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
 from msapp.settings import Settings
-from msapp.workflows import base
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
@@ -360,9 +359,13 @@ def test_a_missing_flair_between_two_visits_is_not_bridged(image):
     assert not [name for name in written(graph) if 'newcandidate' in name]
 
 
-def test_lesions_are_compared_across_a_visit_without_flair(image, monkeypatch):
-    monkeypatch.setattr(base, 'interval_days', lambda *_: 30)
-    graph = graph_of(RAGGED[0], image)
+def test_lesions_are_compared_across_a_visit_without_flair(image):
+    visits = [
+        Visit(session, dict.fromkeys(contrasts, image), (), f'2020-01-{day:02}T12:00:00')
+        for session, contrasts, day in zip(SESSIONS[3], (F, T, F), (1, 11, 31), strict=True)
+    ]
+    settings = make_settings(image, tasks=TASKS[2], output_spaces=SPACES[2])
+    graph = flatten([Participant('sub-01', tuple(visits))], settings)
     names = [name for name in written(graph) if name.endswith('desc-changes_stats.tsv')]
     assert names == ['sub-01/ses-3/anat/sub-01_ses-3_desc-changes_stats.tsv']
     (table,) = [node for node in of_kind(graph, outputs.SaveTable) if node.inputs.name in names]
