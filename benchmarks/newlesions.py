@@ -40,10 +40,10 @@ from msapp.imaging.distance import dilate_mm
 from msapp.imaging.geometry import like, resample
 from msapp.imaging.intensity import head_mask
 from msapp.inference.lesions import predict_lesions
-from msapp.inference.newlesions import label_new_lesions, predict_new_lesions
+from msapp.inference.newlesions import find_lesions, label_new_lesions, predict_new_lesions
 from msapp.lesions.candidates import find_candidates
 from msapp.lesions.instances import label_instances
-from msapp.models.registry import load_network, load_spec
+from msapp.models.registry import confirming_model, load_network, load_spec
 from msapp.models.spec import ModelSpec
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
@@ -87,6 +87,9 @@ def main() -> None:
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
     parser.add_argument('--reverse', action='store_true', help='pairs: what is gone, not what came')
     parser.add_argument('--ungrown', action='store_true', help='what the network marks, as it is')
+    parser.add_argument(
+        '--unconfirmed', action='store_true', help='without the network for lesions'
+    )
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
     given = parser.parse_args()
@@ -110,7 +113,11 @@ def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
         chosen = dict(item.split('=', 1) if '=' in item else ('', item) for item in items)
         if model := chosen.get(name) or chosen.get(''):
             methods[title] = partial(
-                by_network, model=model, flips=given.flips, ungrown=given.ungrown
+                by_network,
+                model=model,
+                flips=given.flips,
+                ungrown=given.ungrown,
+                unconfirmed=given.unconfirmed,
             )
     return methods
 
@@ -123,12 +130,12 @@ def by_ratio(images: np.ndarray, brain: np.ndarray) -> np.ndarray:
 def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
     """Subtract the lesions of the earlier visit from those of the later one."""
     spec = load_spec(model)
-    before, after = find_lesions(images, brain, spec)
+    before, after = lesions_of_both(images, brain, spec)
     new = after & ~dilate_mm(before, NEAR_MM, SPACING_MM)
     return label_instances(new, 1.0, minimum_mm3=LEAST_MM3) > 0
 
 
-def find_lesions(images: np.ndarray, brain: np.ndarray, spec: ModelSpec) -> list[np.ndarray]:
+def lesions_of_both(images: np.ndarray, brain: np.ndarray, spec: ModelSpec) -> list[np.ndarray]:
     """Return the mask of lesions of each FLAIR."""
     network = load_network(spec)
     return [
@@ -144,6 +151,7 @@ def by_network(
     model: str,
     flips: bool = False,
     ungrown: bool = False,
+    unconfirmed: bool = False,
 ) -> np.ndarray:
     """Run a network for new lesions."""
     spec = load_spec(model)
@@ -151,7 +159,13 @@ def by_network(
     found = predict_new_lesions(channels, brain, load_network(spec), spec, flips=flips)
     if ungrown:
         return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
-    return label_new_lesions(found, channels, brain, spec) > 0
+    lesions = {}
+    confirming = None if unconfirmed else confirming_model(spec)
+    if confirming is not None:
+        other = load_network(confirming)
+        for name, image in zip(('before', 'after'), images, strict=True):
+            lesions[name] = find_lesions(image, brain, other, confirming)
+    return label_new_lesions(found, channels, brain, spec, **lesions) > 0
 
 
 # --- Real visits --------------------------------------------------------------------------------
@@ -256,7 +270,7 @@ def measure_loads(name: str, images: np.ndarray, model: str) -> list[dict[str, o
     spec = load_spec(model)
     rows: list[dict[str, object]] = []
     for how, used in (('adapted', spec), ('not adapted', spec.model_copy(update={'prior': None}))):
-        first, second = (mask.sum() / 1000 for mask in find_lesions(images, images[1] > 0, used))
+        first, second = (mask.sum() / 1000 for mask in lesions_of_both(images, images[1] > 0, used))
         rows.append({'visit': name, 'how': how, 'first_ml': first, 'second_ml': second})
     return rows
 

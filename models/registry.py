@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from pydantic import ValidationError
 
 from msapp.errors import InputError, MissingDependencyError, UsageError
 from msapp.files import write_atomic
-from msapp.models.spec import ModelSpec
+from msapp.models.spec import HYBRID, ModelSpec
 from msapp.networks import build_network
 from msapp.provenance import sha256_file
 
@@ -25,14 +26,17 @@ if TYPE_CHECKING:
     from msapp.settings import Settings
 
 __all__ = [
+    'HYBRID',
     'ModelSpec',
     'check_weights',
+    'confirming_model',
     'find_model_for',
     'find_models',
     'load_network',
     'load_spec',
     'models_for',
     'save_model',
+    'with_confirming',
 ]
 
 SPEC_FILE = 'model.toml'
@@ -45,8 +49,6 @@ VISITS = ('previous', 'current')
 SPACING_MM = 1.0
 WHITE_MATTER, GREY_LEVELS = 'white_matter', 'grey_levels'
 LESION_CHANNELS = ('FLAIR', 'T1w')
-# The architecture that sees patches about candidates; others see the whole brain.
-HYBRID = 'hybrid'
 # What stands for a task where no network is chosen: the classical methods of msapp.lesions.
 CLASSICAL = {'lesions': 'threshold', 'longitudinal': 'candidates'}
 
@@ -92,6 +94,32 @@ def find_model_for(task: str, *, folder: Path | None = None) -> ModelSpec | None
     """
     specs = (load_spec(path) for path in find_models(folder).values())
     return next((spec for spec in specs if spec.task == task), None)
+
+
+def confirming_model(spec: ModelSpec) -> ModelSpec | None:
+    """Return the model for lesions that confirms what a model for new lesions marks, or None.
+
+    Raises
+    ------
+    MissingDependencyError
+        If there is no such model, or it cannot tell lesions from FLAIR alone.
+    """
+    if spec.confirmed_by is None:
+        return None
+    found = load_spec(spec.confirmed_by)
+    needed = {channel.name for channel in found.channels if not channel.may_be_missing}
+    if found.task != 'lesions' or found.threshold is None or not needed <= {'FLAIR'}:
+        raise MissingDependencyError(
+            f'{spec.folder / SPEC_FILE}: confirmed_by {spec.confirmed_by}: this is no model that '
+            'tells lesions from FLAIR alone. Name another, or leave it out.'
+        )
+    return found
+
+
+def with_confirming(models: Mapping[str, ModelSpec]) -> dict[str, ModelSpec]:
+    """Return models by task and, beside each, the one that confirms what it marks."""
+    confirming = {f'{task}, confirming': confirming_model(spec) for task, spec in models.items()}
+    return {**models, **{name: spec for name, spec in confirming.items() if spec is not None}}
 
 
 def models_for(settings: Settings, *, folder: Path | None = None) -> dict[str, ModelSpec]:
@@ -228,6 +256,7 @@ def _chosen_model(task: str, flag: str, name_or_path: str, folder: Path | None) 
             f'{flag} {name_or_path}: msapp gives {" and ".join(LESION_CHANNELS)} to a model for '
             f'lesions; this one takes {" and ".join(channels)}.'
         )
+    confirming_model(spec)
     if task == 'longitudinal' and set(channels) != set(VISITS):
         raise MissingDependencyError(
             f'{flag} {name_or_path}: the channels of a model for new lesions are '

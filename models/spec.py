@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 WEIGHTS_FILE = 'weights.safetensors'
+# The architecture that sees patches about candidates; others see the whole brain.
+HYBRID = 'hybrid'
 
 Task = Literal['lesions', 'anatomy', 'enhancement', 'longitudinal', 'cord', 'cordlesions']
 Capability = Literal['mc-samples']
@@ -16,6 +18,7 @@ Positive = Annotated[float, Field(gt=0)]
 Side = Annotated[int, Field(ge=1)]
 # The smallest sides of a window; below, instance normalisation sees almost nothing.
 MIN_WINDOW = 16
+NAME = r'^[A-Za-z0-9][A-Za-z0-9._-]*$'
 # Of a SHA-256, in tables.
 IDENTITY_DIGITS = 12
 
@@ -141,6 +144,9 @@ class ModelSpec(_Frozen):
         Computation 2002); without, they are left as they are.
     minimum_mm3 : float
         Smaller components are dropped, mm3.
+    confirmed_by : str or None
+        Of a model for new lesions: the model of msapp for lesions that confirms what it marks, see
+        `msapp.inference.newlesions.label_new_lesions`. None: nothing is confirmed.
     classes : tuple of str
         For classes that compete (softmax): the name of each output channel, ``background``
         included.
@@ -156,7 +162,7 @@ class ModelSpec(_Frozen):
         Where it was read from; not in the file.
     """
 
-    name: str = Field(pattern=r'^[A-Za-z0-9][A-Za-z0-9._-]*$')
+    name: str = Field(pattern=NAME)
     version: str
     task: Task
     spacing_mm: tuple[Positive, Positive, Positive]
@@ -166,6 +172,7 @@ class ModelSpec(_Frozen):
     temperature: Positive = 1.0
     prior: float | None = Field(default=None, gt=0, lt=1)
     minimum_mm3: float = Field(default=0.0, ge=0)
+    confirmed_by: str | None = Field(default=None, pattern=NAME)
     classes: tuple[str, ...] = ()
     supports: tuple[Capability, ...] = ()
     weights_sha256: str = Field(default='', pattern=r'^([0-9a-f]{64})?$')
@@ -206,8 +213,14 @@ class ModelSpec(_Frozen):
 
     @model_validator(mode='after')
     def _prior_is_of_use(self) -> Self:
-        if self.prior is not None and (self.classes or self.architecture.name == 'hybrid'):
+        if self.prior is not None and (self.classes or self.architecture.name == HYBRID):
             raise ValueError("prior: only of use for networks that see a whole brain's lesions")
+        return self
+
+    @model_validator(mode='after')
+    def _confirmation_is_of_use(self) -> Self:
+        if self.confirmed_by and (self.task != 'longitudinal' or self.architecture.name == HYBRID):
+            raise ValueError('confirmed_by: only of use for networks that see two whole brains')
         return self
 
     @model_validator(mode='after')

@@ -11,18 +11,22 @@ from msapp.bids.query import Visit
 from msapp.inference import newlesions as growth
 from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
 from msapp.lesions import candidates
-from msapp.models.registry import HYBRID, models_for
+from msapp.models.registry import HYBRID, confirming_model, models_for
 from msapp.settings import Settings
 from msapp.synthesis import injection
 from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig, network_metadata
 from msapp.workflows.nodes import make_network_node
-from msapp.workflows.outputs import VisitSinks
+from msapp.workflows.outputs import VisitSinks, model_metadata
 
 METHODS = """\
 New and enlarged lesions were segmented from both FLAIRs, the earlier one registered (affine) to the
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
-probability is at least {threshold:g}, in regions of at least {minimum:g} mm3.{synthetic}{grown}
+probability is at least {threshold:g}, in regions of at least {minimum:g}
+mm3.{synthetic}{confirmed}{grown}
 With the visits exchanged the same network marked the lesions that are gone. """
+CONFIRMED_METHODS = f"""\
+ A region counts where the network '{{name}}' {{version}} finds, from FLAIR alone, lesion somewhere
+in it at the later visit, and in less than {100 * growth.OLD:.0f} % of it at the earlier visit."""
 GROWN_METHODS = f"""\
  Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {growth.REACH_MM:g} mm to where
 they have brightened by {100 * growth.HALF:.0f} % of their median and the later FLAIR is at least
@@ -57,12 +61,14 @@ def methods(settings: Settings) -> str:
     spec = models_for(settings).get('longitudinal')
     if spec is None:
         return ''
+    confirming = confirming_model(spec)
     text = METHODS.format(
         name=spec.name,
         version=spec.version,
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
+        confirmed='' if confirming is None else CONFIRMED_METHODS.format_map(dict(confirming)),
         grown='' if spec.architecture.name == HYBRID else GROWN_METHODS,
     )
     if spec.architecture.name == HYBRID:
@@ -174,6 +180,8 @@ def add_new_lesion_outputs(
     before_name = since.session or ''
     description = f'since{before_name.removeprefix("ses-")}'
     method = network_metadata(spec, sinks.settings) | {'ComparedWith': before_name}
+    if confirming := confirming_model(spec):
+        method['ConfirmedBy'] = model_metadata(confirming)
     instances: dict[str, Any] = {'desc': f'newlesions{description}', 'suffix': 'dseg'}
     files: list[tuple[str, str, dict[str, Any]]] = [
         ('individual', 'mask', {'label': 'new', 'desc': description, 'suffix': 'mask'}),

@@ -11,7 +11,7 @@ from typing import Any
 from nipype.pipeline import engine as pe
 
 from msapp.interfaces.outputs import SinkInput, is_own
-from msapp.models.registry import ModelSpec
+from msapp.models.registry import ModelSpec, confirming_model
 
 # Memory that holds a few images of the individual grid, GB.
 SMALL_GB, LARGE_GB = 1.0, 2.0
@@ -62,12 +62,13 @@ def make_sink(interface: Any, node_name: str, files: Sequence[Path], **inputs: A
 
 def make_network_node(interface: Any, name: str, spec: ModelSpec, **inputs: Any) -> pe.Node:
     """Make a node that runs a model, on a GPU where the run has one."""
+    described = [item.to_toml() for item in (spec, confirming_model(spec)) if item]
     return make_node(
         interface,
         name,
         mem_gb=NETWORK_GB,
         model=str(spec.folder),
-        model_sha256=hashlib.sha256(spec.to_toml().encode()).hexdigest(),
+        model_sha256=hashlib.sha256(''.join(described).encode()).hexdigest(),
         use_gpu=True,
         **inputs,
     )

@@ -137,7 +137,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     from msapp.bids.query import plan_participants
     from msapp.engine.locks import Locks
     from msapp.logs import close_logging, setup_logging
-    from msapp.models.registry import models_for
+    from msapp.models.registry import models_for, with_confirming
     from msapp.provenance import write_run_record, write_summary
     from msapp.resources import available_limits
     from msapp.workflows.reports import methods_text
@@ -150,7 +150,7 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     # Runs on several nodes share the folder, so a process number would not tell them apart.
     run_name = f'{datetime.now():%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:8]}'
     log_dir = settings.output_dir / 'logs' / run_name
-    write_run_record(log_dir, settings, command, limits, models_for(settings))
+    write_run_record(log_dir, settings, command, limits, with_confirming(models_for(settings)))
     logger = setup_logging(log_dir, verbosity)
     try:
         _validate_input(settings, logger)

@@ -38,12 +38,12 @@ def check_available(settings: Settings) -> None:
     """
     from msapp.imaging.brain import require_fsl
     from msapp.inference.device import choose_gpus
-    from msapp.models.registry import check_weights, models_for
+    from msapp.models.registry import check_weights, models_for, with_confirming
 
     _check_tasks(settings.tasks)
     models = models_for(settings)
     _check_networks(settings, models)
-    for spec in models.values():
+    for spec in with_confirming(models).values():
         check_weights(spec)
     if settings.brain_extraction == 'bet':
         require_fsl()

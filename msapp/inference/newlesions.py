@@ -29,6 +29,8 @@ HALF = 0.5
 REACH_MM = 6.0
 LEAST_BRIGHTNESS = 1.15
 LEAST_GROWING_MM3 = 50.0
+# The share of a place from which on it is an old lesion that is brighter now, and not a new one.
+OLD = 0.25
 SMOOTH_MM = 0.5
 
 
@@ -69,15 +71,56 @@ def predict_new_lesions(
     return _predict_candidates(images, brain, network, spec, flips=flips, device=device)
 
 
+def find_lesions(
+    image: np.ndarray,
+    brain: np.ndarray,
+    network: nn.Module,
+    spec: ModelSpec,
+    *,
+    device: torch.device | str = 'cpu',
+) -> np.ndarray:
+    """Return the lesions of one visit that confirm what is new, from FLAIR alone.
+
+    Probabilities are not adapted to the load of the brain, which would leave out more of them.
+
+    Parameters
+    ----------
+    image : (I, J, K) ndarray
+        FLAIR, as for `predict_new_lesions`.
+    brain : (I, J, K) ndarray of bool
+    network, spec, device
+        Of `msapp.models.registry.confirming_model`.
+
+    Returns
+    -------
+    (I, J, K) ndarray of bool
+
+    Raises
+    ------
+    InputError
+        As `predict_new_lesions`.
+    """
+    plain = spec.model_copy(update={'prior': None})
+    found = predict_lesions({'FLAIR': image}, brain, network, plain, device=device)
+    mask: np.ndarray = found >= spec.threshold
+    return mask
+
+
 def label_new_lesions(
     probability: np.ndarray,
     images: Mapping[str, np.ndarray],
     brain: np.ndarray,
     spec: ModelSpec,
+    *,
+    before: np.ndarray | None = None,
+    after: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the instances of new lesions: where the probability reaches the model's threshold.
 
-    A network that sees the whole brain fills large lesions in part only: they grow, see `HALF`.
+    Of these regions a network for lesions confirms those where it finds some lesion at the later
+    visit, and at the earlier one in less than a quarter of their voxels (`OLD`): other tissue and
+    old lesions that have only brightened are no new lesions. A network that sees the whole brain
+    fills large lesions in part only: they grow, see `HALF`.
 
     Parameters
     ----------
@@ -85,6 +128,8 @@ def label_new_lesions(
         Of `predict_new_lesions`, on its grid of 1 mm.
     images, brain, spec
         As for `predict_new_lesions`.
+    before, after : (I, J, K) ndarray of bool, optional
+        Of `find_lesions`, at the earlier and the later visit; without them nothing is confirmed.
 
     Returns
     -------
@@ -95,8 +140,21 @@ def label_new_lesions(
     labels = label_instances(mask, 1.0, minimum_mm3=spec.minimum_mm3)
     if spec.architecture.name == HYBRID:
         return labels
+    if before is not None and after is not None:
+        confirmed = _confirm(labels, before, after)
+        labels = label_instances(confirmed, 1.0, minimum_mm3=spec.minimum_mm3)
     grown = _grow(labels, images['previous'], images['current'], brain)
     return label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
+
+
+def _confirm(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """Leave out what is no lesion at the later visit, or was one already; return the mask."""
+    numbers = np.arange(1, labels.max() + 1)
+    seen = ndimage.maximum(after, labels, numbers)
+    old = ndimage.mean(before, labels, numbers)
+    kept = np.concatenate([[False], (np.asarray(seen) > 0) & (np.asarray(old) < OLD)])
+    confirmed: np.ndarray = kept[labels]
+    return confirmed
 
 
 def _grow(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,14 @@ class _PairInput(NetworkInterfaceInputSpec):
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
 
 
+@dataclass(frozen=True)
+class _Visit:
+    """A FLAIR, and its lesions where a model confirms what is new by them."""
+
+    image: np.ndarray
+    lesions: np.ndarray | None = None
+
+
 class _Pair:
     """Two visits as the network is fed them; see `msapp.training.visits`.
 
@@ -48,7 +57,8 @@ class _Pair:
         from msapp.imaging import geometry
         from msapp.imaging.brain import mask_on_grid
         from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, normalize
-        from msapp.models.registry import load_network, load_spec
+        from msapp.inference.device import current_device
+        from msapp.models.registry import confirming_model, load_network, load_spec
 
         self.grid = geometry.individual_grid()
         through = matrix(inputs.previous_to_current) @ matrix(inputs.current_to_individual)
@@ -59,29 +69,50 @@ class _Pair:
         seen = mask_on_grid(load(inputs.previous_brain), self.grid, through)
         previous = normalize(previous, (white > CERTAIN_WHITE_MATTER) & seen)
         self.brain = seen & mask_array(inputs.current_mask)
-        self.images = {'previous': previous, 'current': array(inputs.current)}
         self.spec = load_spec(inputs.model)
+        self._network, self._flips = load_network(self.spec), inputs.flips
+        self._device = current_device()
         self.model = {
             'detected_new_model': self.spec.name,
             'detected_new_model_sha256': self.spec.identity,
         }
-        self._network, self._flips = load_network(self.spec), inputs.flips
+        self._confirming = None
+        if (confirming := confirming_model(self.spec)) is not None:
+            self._confirming = load_network(confirming), confirming
+            self.model['detected_new_model_sha256'] += f'+{confirming.identity}'
+        self.previous, self.current = self.visit(previous), self.visit(array(inputs.current))
 
-    def find(self, **others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the probability of a new lesion, and the instances; or between other images."""
-        from msapp.inference.device import current_device
+    @property
+    def images(self) -> dict[str, np.ndarray]:
+        """The FLAIR of both visits."""
+        return {'previous': self.previous.image, 'current': self.current.image}
+
+    def visit(self, image: np.ndarray) -> _Visit:
+        """Return a visit of this FLAIR, with the lesions that confirm what is new."""
+        from msapp.inference.newlesions import find_lesions
+
+        if self._confirming is None:
+            return _Visit(image)
+        lesions = find_lesions(image, self.brain, *self._confirming, device=self._device)
+        return _Visit(image, lesions)
+
+    def find(self, previous: _Visit, current: _Visit) -> tuple[np.ndarray, np.ndarray]:
+        """Return the probability that a lesion is new, and the instances."""
         from msapp.inference.newlesions import label_new_lesions, predict_new_lesions
 
-        images = self.images | others
+        images = {'previous': previous.image, 'current': current.image}
         probability = predict_new_lesions(
+            images, self.brain, self._network, self.spec, flips=self._flips, device=self._device
+        )
+        labels = label_new_lesions(
+            probability,
             images,
             self.brain,
-            self._network,
             self.spec,
-            flips=self._flips,
-            device=current_device(),
+            before=previous.lesions,
+            after=current.lesions,
         )
-        return probability, label_new_lesions(probability, images, self.brain, self.spec)
+        return probability, labels
 
 
 class _SegmentNewLesionsInput(_PairInput):
@@ -107,8 +138,8 @@ class SegmentNewLesions(NodeInterface):
         from msapp.lesions.instances import measure_new_lesions
 
         pair = _Pair(self.inputs)
-        probability, labels = pair.find()
-        _, gone = pair.find(previous=pair.images['current'], current=pair.images['previous'])
+        probability, labels = pair.find(pair.previous, pair.current)
+        _, gone = pair.find(pair.current, pair.previous)
         grid: SpatialImage = pair.grid
         to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
         rows = measure_new_lesions(labels, grid.affine, to_mni, probability, pair.images)
@@ -150,7 +181,7 @@ class CheckDetector(NodeInterface):
 
         inputs, pair = self.inputs, _Pair(self.inputs)
         painted = inject_lesions(
-            (pair.images['previous'], pair.images['current']),
+            (pair.previous.image, pair.current.image),
             array(inputs.current_white_matter) * pair.brain,
             mask_array(inputs.found),
             pair.grid.affine,
@@ -158,7 +189,7 @@ class CheckDetector(NodeInterface):
             matrix(inputs.current_to_individual),
             np.random.default_rng(inputs.seed),
         )
-        _, labels = pair.find(current=painted.image)
+        _, labels = pair.find(pair.previous, pair.visit(painted.image))
         return {
             'image': save(painted.image, pair.grid, folder / 'painted.nii.gz'),
             'examples': save(painted.examples(), pair.grid, folder / 'examples.nii.gz'),

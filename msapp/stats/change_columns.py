@@ -123,7 +123,9 @@ SELF_CHECK: dict[str, Column] = {
         'Name of the network that was checked.', source='--new-lesion-method'
     ),
     'detected_new_model_sha256': column(
-        'First 12 digits of the SHA-256 of its weights.', source='--new-lesion-method'
+        'First 12 digits of the SHA-256 of its weights; after a +, of those of the network that '
+        'confirms what it marks.',
+        source='--new-lesion-method',
     ),
     'diameter_mm': column(
         'Diameter of a sphere of the volume of the painted lesions.', 'mm', '--self-check'

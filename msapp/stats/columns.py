@@ -234,7 +234,9 @@ VISITS: dict[str, Column] = {
         source='--new-lesion-method',
     ),
     'detected_new_model_sha256': column(
-        'First 12 digits of the SHA-256 of its weights.', source='--new-lesion-method'
+        'First 12 digits of the SHA-256 of its weights; after a +, of those of the network that '
+        'confirms what it marks.',
+        source='--new-lesion-method',
     ),
     'detected_new_count': column(
         'Number of new or enlarged places that this network found since the visit before.',

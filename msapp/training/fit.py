@@ -266,6 +266,7 @@ def describe_model(
         threshold=recipe.threshold,
         prior=recipe.prior,
         minimum_mm3=recipe.minimum_mm3,
+        confirmed_by=recipe.confirmed_by,
         classes=recipe.classes,
         supports=('mc-samples',) if sampled else (),
         training=Training(

@@ -201,6 +201,8 @@ class Recipe(_Frozen):
         See `msapp.models.spec.ModelSpec`; `benchmarks/drawn.py prior` prints it.
     minimum_mm3 : float
         Smaller components are dropped, mm3.
+    confirmed_by : str or None
+        See `msapp.models.spec.ModelSpec`.
     classes : tuple of str
     architecture : Named
     loss : Named
@@ -224,6 +226,7 @@ class Recipe(_Frozen):
     threshold: float | None = None
     prior: float | None = Field(default=None, gt=0, lt=1)
     minimum_mm3: float = Field(default=0.0, ge=0)
+    confirmed_by: str | None = None
     classes: tuple[str, ...] = ()
     architecture: Named
     loss: Named

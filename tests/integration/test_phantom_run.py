@@ -25,6 +25,7 @@ from msapp.imaging.geometry import (
     mask_points_mm,
     same_grid,
 )
+from msapp.models.registry import load_spec
 from msapp.settings import make_settings
 
 VALIDATOR = Path(sys.executable).with_name('bids-validator-deno')
@@ -326,6 +327,8 @@ def test_the_summary_adds_up_the_other_tables(processed):
             continue
         found = read(Path(f'{prefix}_desc-newlesions_stats.tsv'))
         assert summary['detected_new_model'] == 'newlesions'
+        identities = [load_spec(name).identity for name in ('newlesions', 'lesions')]
+        assert summary['detected_new_model_sha256'] == '+'.join(identities)
         assert summary['detected_new_count'] == len(found)
         volume_ml = found['volume_mm3'].sum() / 1000
         assert summary['detected_new_volume_ml'] == pytest.approx(volume_ml)

@@ -1,11 +1,16 @@
-"""New lesions as instances: what the network marks, and how large lesions grow."""
+"""New lesions as instances: what the network marks, which are confirmed, how large they grow."""
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 
+from msapp.imaging import geometry
+from msapp.inference import newlesions
 from msapp.inference.newlesions import LEAST_GROWING_MM3, REACH_MM, label_new_lesions
+from msapp.interfaces.base import save, save_matrix
+from msapp.interfaces.newlesions import SegmentNewLesions
 from msapp.models.registry import load_spec
 
 SHAPE = (40, 40, 40)
@@ -14,10 +19,16 @@ LESION = np.linalg.norm(POINTS, axis=0) < 8
 BRAIN = np.ones(SHAPE, bool)
 
 
-def label(marked, *, current=None, brain=BRAIN, model='newlesions'):
+def label(marked, *, current=None, brain=BRAIN, model='newlesions', **lesions):
     flat = np.ones(SHAPE, np.float32)
     images = {'previous': flat, 'current': flat + 0.5 * LESION if current is None else current}
-    return label_new_lesions(marked * np.float32(0.9), images, brain, load_spec(model))
+    return label_new_lesions(marked * np.float32(0.9), images, brain, load_spec(model), **lesions)
+
+
+def cube(corner):
+    mask = np.zeros(SHAPE, bool)
+    mask[corner : corner + 4, :4, :4] = True
+    return mask
 
 
 def test_a_lesion_that_is_marked_in_part_grows_to_its_border():
@@ -56,3 +67,61 @@ def test_small_places_stay_as_they_are():
 def test_the_hybrid_method_stays_as_published():
     marked = LESION & (POINTS[0] > 2)
     assert ((label(marked, model='hybrid') > 0) == marked).all()
+
+
+@pytest.mark.parametrize(
+    ('old', 'seen', 'kept'),
+    [(0, 1, True), (15, 64, True), (16, 64, False), (64, 64, False), (0, 0, False)],
+)
+def test_a_place_is_new_where_less_than_a_quarter_was_a_lesion_and_some_of_it_is(old, seen, kept):
+    marked = cube(0) | cube(10)
+    before, after = cube(20), cube(10) | cube(20)
+    before.flat[np.flatnonzero(cube(0))[:old]] = True
+    after.flat[np.flatnonzero(cube(0))[:seen]] = True
+    found = label(marked, before=before, after=after) > 0
+    assert (found == (marked if kept else cube(10))).all()
+
+
+def test_nothing_marked_and_nothing_confirmed_are_no_lesion():
+    nothing = np.zeros(SHAPE, bool)
+    assert not label(nothing, before=nothing, after=nothing).any()
+    assert not label(LESION, before=nothing, after=nothing).any()
+
+
+def test_a_place_that_is_not_new_does_not_grow():
+    marked = LESION & (POINTS[0] > 2)
+    assert not label(marked, before=LESION, after=LESION).any()
+
+
+def test_other_tissue_and_old_lesions_that_brighten_are_neither_new_nor_gone(tmp_path, monkeypatch):
+    new, gone, old, tissue = (cube(corner) for corner in (0, 10, 20, 30))
+    values = np.ones((2, *SHAPE), np.float32)
+    for place, brightness in ((new, (1, 1.6)), (gone, (1.6, 1)), (old, (1.4, 1.8))):
+        values[:, place] = np.transpose([brightness])
+    values[:, tissue] = np.transpose([(0.6, 1.1)])
+    grid = nib.Nifti1Image(np.zeros(SHAPE, np.float32), np.eye(4))
+    monkeypatch.setattr(geometry, 'individual_grid', lambda: grid)
+    # Two networks that see just what they are asked for.
+    monkeypatch.setattr(
+        newlesions,
+        'predict_new_lesions',
+        lambda images, *_, **__: (images['current'] - images['previous'] > 0.3) * np.float32(0.9),
+    )
+    monkeypatch.setattr(
+        newlesions,
+        'predict_lesions',
+        lambda images, *_, **__: (images['FLAIR'] > 1.3) * np.float32(0.9),
+    )
+    ones = np.ones(SHAPE, np.float32)
+    maps = {'previous': values[0], 'current': values[1], 'current_mask': ones}
+    maps |= {'previous_brain': ones, 'previous_white_matter': ones * (values[0] == 1)}
+    inputs = {name: save(array, grid, tmp_path / f'{name}.nii') for name, array in maps.items()}
+    same = save_matrix(np.eye(4), tmp_path / 'same.txt')
+    inputs |= dict.fromkeys(('previous_to_current', 'current_to_individual', 'to_mni'), same)
+    node = SegmentNewLesions(model='newlesions', model_sha256='none', **inputs)
+    made = node.run_function(tmp_path)
+    for name, place in (('mask', new), ('gone', gone)):
+        assert (np.asanyarray(nib.load(made[name]).dataobj) == place).all()
+    assert made['measures']['detected_new_count'] == 1
+    used = [load_spec(name).identity for name in ('newlesions', 'lesions')]
+    assert made['measures']['detected_new_model_sha256'] == '+'.join(used)

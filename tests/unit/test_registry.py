@@ -7,6 +7,7 @@ import tomllib
 
 import pytest
 import torch
+from nipype.interfaces.utility import IdentityInterface
 from safetensors.torch import load_file, save_file
 
 from msapp.cli import plan
@@ -21,9 +22,11 @@ from msapp.models.registry import (
     load_spec,
     models_for,
     save_model,
+    with_confirming,
 )
 from msapp.networks import build_network
 from msapp.settings import Settings
+from msapp.workflows.nodes import make_network_node
 
 SHIPPED = find_models()
 ARGUMENTS = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8]}
@@ -158,6 +161,8 @@ def test_weights_that_do_not_fit_are_refused(model, content):
         ({'classes': ['a', 'b']}, 'out_channels is 1, but there are 2 classes'),
         ({'prior': 1.5}, 'prior: Input should be less than 1'),
         ({'prior': 0.1, 'classes': ['a']}, 'prior: only of use for'),
+        ({'confirmed_by': 'lesions'}, 'confirmed_by: only of use for'),
+        ({'confirmed_by': './mine'}, 'confirmed_by: String should match'),
         ({'supports': ['magic']}, 'supports.0: Input should be'),
     ],
 )
@@ -269,6 +274,31 @@ def test_what_a_model_for_new_lesions_is_fed_with(tmp_path, names, fits):
         return
     with pytest.raises(MissingDependencyError, match='are previous and current; those of this one'):
         models_for(given)
+
+
+def of_two_visits(folder, **changes):
+    changed = {'task': 'longitudinal', 'channels': [{'name': 'previous'}, {'name': 'current'}]}
+    return save_model(folder, spec(**changed, **changes), network())
+
+
+@pytest.mark.parametrize('name', ['nosuch', 'anatomy', 'newlesions'])
+def test_what_confirms_new_lesions_must_tell_lesions_from_flair(tmp_path, name):
+    made = of_two_visits(tmp_path / 'mine', confirmed_by=name)
+    given = settings(lesion_model='threshold', new_lesion_method=str(made.folder))
+    with pytest.raises(MissingDependencyError, match=name):
+        plan.check_available(given)
+
+
+def test_what_confirms_new_lesions_is_among_the_models_of_a_run(tmp_path, monkeypatch):
+    made = of_two_visits(tmp_path / 'mine', confirmed_by='lesions')
+    models = models_for(settings(lesion_model='threshold', new_lesion_method=str(made.folder)))
+    used = with_confirming(models)
+    assert [item.name for item in used.values()] == ['toy', 'lesions']
+    nodes = [make_network_node(IdentityInterface(['model_sha256']), 'a', made)]
+    other = spec(name='lesions', version='9')
+    monkeypatch.setattr('msapp.workflows.nodes.confirming_model', lambda _: other)
+    nodes.append(make_network_node(IdentityInterface(['model_sha256']), 'b', made))
+    assert nodes[0].inputs.model_sha256 != nodes[1].inputs.model_sha256
 
 
 def test_a_run_checks_its_models_before_any_work(model, monkeypatch):

@@ -332,6 +332,18 @@ def test_the_hybrid_method_ships_takes_its_steps_and_is_described(image):
     for words in ("network 'hybrid'", 'at least 0.75', '15 % brighter', '6 grey levels', 'nearest'):
         assert words in text
     assert 'grey levels' not in new_lesion_workflows.methods(make_settings(image))
+    assert 'counts where' not in text
+
+
+def test_what_confirms_new_lesions_is_told_by_report_and_sidecar(image):
+    settings = make_settings(image)
+    text = new_lesion_workflows.methods(settings).replace('\n', ' ')
+    confirming = load_spec('lesions')
+    assert f"the network 'lesions' {confirming.version} finds, from FLAIR alone, lesion" in text
+    case = Case(SESSIONS[2], (F, F), TASKS[2], SPACES[2])
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    (node,) = [node for node in of_kind(graph, outputs.SaveImage) if '-gone_' in node.inputs.name]
+    assert node.inputs.metadata['ConfirmedBy']['ModelSHA256'] == confirming.weights_sha256
 
 
 @pytest.mark.parametrize(
