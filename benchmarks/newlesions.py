@@ -40,7 +40,11 @@ from msapp.imaging.distance import dilate_mm
 from msapp.imaging.geometry import like, resample
 from msapp.imaging.intensity import head_mask
 from msapp.inference.lesions import predict_lesions
-from msapp.inference.newlesions import find_lesions, label_new_lesions, predict_new_lesions
+from msapp.inference.newlesions import (
+    label_new_lesions,
+    predict_confirming,
+    predict_new_lesions,
+)
 from msapp.lesions.candidates import find_candidates
 from msapp.lesions.instances import label_instances
 from msapp.models.registry import confirming_model, load_network, load_spec
@@ -86,9 +90,11 @@ def main() -> None:
     parser.add_argument('--same-scanner', type=float, help='drawn: share of pairs, 0 to 1')
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
     parser.add_argument('--reverse', action='store_true', help='pairs: what is gone, not what came')
-    parser.add_argument('--ungrown', action='store_true', help='what the network marks, as it is')
     parser.add_argument(
-        '--unconfirmed', action='store_true', help='without the network for lesions'
+        '--marked', action='store_true', help='what the network marks, neither confirmed nor grown'
+    )
+    parser.add_argument(
+        '--unconfirmed', action='store_true', help='without the network that confirms'
     )
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
@@ -116,7 +122,7 @@ def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
                 by_network,
                 model=model,
                 flips=given.flips,
-                ungrown=given.ungrown,
+                marked=given.marked,
                 unconfirmed=given.unconfirmed,
             )
     return methods
@@ -150,21 +156,22 @@ def by_network(
     *,
     model: str,
     flips: bool = False,
-    ungrown: bool = False,
+    marked: bool = False,
     unconfirmed: bool = False,
 ) -> np.ndarray:
     """Run a network for new lesions."""
     spec = load_spec(model)
+    if unconfirmed:
+        spec = spec.model_copy(update={'confirmed_by': None})
     channels = dict(zip(CHANNELS, images, strict=True))
     found = predict_new_lesions(channels, brain, load_network(spec), spec, flips=flips)
-    if ungrown:
+    if marked:
         return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
-    lesions = {}
-    confirming = None if unconfirmed else confirming_model(spec)
+    lesions, confirming = {}, confirming_model(spec)
     if confirming is not None:
         other = load_network(confirming)
         for name, image in zip(('before', 'after'), images, strict=True):
-            lesions[name] = find_lesions(image, brain, other, confirming)
+            lesions[name] = predict_confirming(image, brain, other, confirming)
     return label_new_lesions(found, channels, brain, spec, **lesions) > 0
 
 

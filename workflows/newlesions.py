@@ -11,7 +11,7 @@ from msapp.bids.query import Visit
 from msapp.inference import newlesions as growth
 from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
 from msapp.lesions import candidates
-from msapp.models.registry import HYBRID, confirming_model, models_for
+from msapp.models.registry import HYBRID, ModelSpec, confirming_model, models_for
 from msapp.settings import Settings
 from msapp.synthesis import injection
 from msapp.workflows.lesions import SYNTHETIC_ONLY, add_mask_to_orig, network_metadata
@@ -23,10 +23,12 @@ New and enlarged lesions were segmented from both FLAIRs, the earlier one regist
 later one and each scaled by its white matter, by the network '{name}' {version}, where the
 probability is at least {threshold:g}, in regions of at least {minimum:g}
 mm3.{synthetic}{confirmed}{grown}
-With the visits exchanged the same network marked the lesions that are gone. """
+With the visits exchanged the lesions that are gone were found in the same way. """
 CONFIRMED_METHODS = f"""\
- A region counts where the network '{{name}}' {{version}} finds, from FLAIR alone, lesion somewhere
-in it at the later visit, and in less than {100 * growth.OLD:.0f} % of it at the earlier visit."""
+ A region counts where the network '{{name}}' {{version}}{{synthetic}}, from FLAIR alone, finds
+lesion at the later visit (a probability of at least {growth.LIKELY:g}), and where the odds that it is
+new are at least {growth.LEAST_ODDS_RATIO:g} times those that it was one at the earlier visit."""
+SYNTHETIC_TOO = ' (trained on synthetic images alone)'
 GROWN_METHODS = f"""\
  Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {growth.REACH_MM:g} mm to where
 they have brightened by {100 * growth.HALF:.0f} % of their median and the later FLAIR is at least
@@ -61,19 +63,29 @@ def methods(settings: Settings) -> str:
     spec = models_for(settings).get('longitudinal')
     if spec is None:
         return ''
-    confirming = confirming_model(spec)
     text = METHODS.format(
         name=spec.name,
         version=spec.version,
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
-        confirmed='' if confirming is None else CONFIRMED_METHODS.format_map(dict(confirming)),
+        confirmed=_confirmed_methods(spec),
         grown='' if spec.architecture.name == HYBRID else GROWN_METHODS,
     )
     if spec.architecture.name == HYBRID:
         text += HYBRID_METHODS
     return text + CHECK_METHODS if settings.self_check else text
+
+
+def _confirmed_methods(spec: ModelSpec) -> str:
+    confirming = confirming_model(spec)
+    if confirming is None:
+        return ''
+    return CONFIRMED_METHODS.format(
+        name=confirming.name,
+        version=confirming.version,
+        synthetic=SYNTHETIC_TOO if confirming.training.synthetic_only else '',
+    )
 
 
 def init_new_lesions_wf(*, name: str, settings: Settings) -> pe.Workflow:
@@ -180,9 +192,8 @@ def add_new_lesion_outputs(
     before_name = since.session or ''
     description = f'since{before_name.removeprefix("ses-")}'
     method = network_metadata(spec, sinks.settings) | {'ComparedWith': before_name}
-    if confirming := confirming_model(spec):
-        method['ConfirmedBy'] = model_metadata(confirming)
     instances: dict[str, Any] = {'desc': f'newlesions{description}', 'suffix': 'dseg'}
+    confirmed = method | _confirmation(spec)
     files: list[tuple[str, str, dict[str, Any]]] = [
         ('individual', 'mask', {'label': 'new', 'desc': description, 'suffix': 'mask'}),
         ('individual', 'gone', {'label': 'gone', 'desc': description, 'suffix': 'mask'}),
@@ -197,7 +208,7 @@ def add_new_lesion_outputs(
             space=space,
             contrasts=('FLAIR',),
             since=since,
-            metadata=method,
+            metadata=method if field == 'probability' else confirmed,
             **entities,
         )
     sinks.lookup(out('rows'), space='individual', desc=instances['desc'])
@@ -226,3 +237,12 @@ def add_new_lesion_outputs(
         ('as it is', 'with painted lesions'),
         kind='selfcheck',
     )
+
+
+def _confirmation(spec: ModelSpec) -> dict[str, Any]:
+    """Return the keys of sidecars that say how what a network marks was confirmed."""
+    confirming = confirming_model(spec)
+    if confirming is None:
+        return {}
+    limits = {'LeastProbability': growth.LIKELY, 'LeastOddsRatio': growth.LEAST_ODDS_RATIO}
+    return {'ConfirmedBy': model_metadata(confirming) | limits}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from msapp.imaging.distance import distance_maps
 from msapp.inference.lesions import predict_lesions
@@ -29,8 +29,13 @@ HALF = 0.5
 REACH_MM = 6.0
 LEAST_BRIGHTNESS = 1.15
 LEAST_GROWING_MM3 = 50.0
-# The share of a place from which on it is an old lesion that is brighter now, and not a new one.
-OLD = 0.25
+# A place is no new lesion where none is likely at the later visit, or where the odds that it is new
+# are not at least so many times those that it was one before. Set on drawn pairs, where 0.4 false
+# places a patch are left.
+LIKELY = 0.5
+LEAST_ODDS_RATIO = 30.0
+# Probabilities nearer to 0 and 1 are not told apart.
+CERTAIN = 1e-3
 SMOOTH_MM = 0.5
 
 
@@ -71,29 +76,30 @@ def predict_new_lesions(
     return _predict_candidates(images, brain, network, spec, flips=flips, device=device)
 
 
-def find_lesions(
-    image: np.ndarray,
+def predict_confirming(
+    flair: np.ndarray,
     brain: np.ndarray,
     network: nn.Module,
     spec: ModelSpec,
     *,
     device: torch.device | str = 'cpu',
 ) -> np.ndarray:
-    """Return the lesions of one visit that confirm what is new, from FLAIR alone.
+    """Return the probability of lesion at one visit that confirms what is new, from FLAIR alone.
 
-    Probabilities are not adapted to the load of the brain, which would leave out more of them.
+    It is the network's own, not adapted to the load of the brain: the two visits are compared.
 
     Parameters
     ----------
-    image : (I, J, K) ndarray
-        FLAIR, as for `predict_new_lesions`.
+    flair : (I, J, K) ndarray
+        As for `predict_new_lesions`.
     brain : (I, J, K) ndarray of bool
     network, spec, device
         Of `msapp.models.registry.confirming_model`.
 
     Returns
     -------
-    (I, J, K) ndarray of bool
+    (I, J, K) ndarray of float32
+        In [0, 1]; 0 outside the brain.
 
     Raises
     ------
@@ -101,9 +107,7 @@ def find_lesions(
         As `predict_new_lesions`.
     """
     plain = spec.model_copy(update={'prior': None})
-    found = predict_lesions({'FLAIR': image}, brain, network, plain, device=device)
-    mask: np.ndarray = found >= spec.threshold
-    return mask
+    return predict_lesions({'FLAIR': flair}, brain, network, plain, device=device)
 
 
 def label_new_lesions(
@@ -117,10 +121,10 @@ def label_new_lesions(
 ) -> np.ndarray:
     """Return the instances of new lesions: where the probability reaches the model's threshold.
 
-    Of these regions a network for lesions confirms those where it finds some lesion at the later
-    visit, and at the earlier one in less than a quarter of their voxels (`OLD`): other tissue and
-    old lesions that have only brightened are no new lesions. A network that sees the whole brain
-    fills large lesions in part only: they grow, see `HALF`.
+    Of these regions a network for lesions confirms those where a lesion is likely at the later
+    visit, and much less so at the earlier one (`LIKELY`, `LEAST_ODDS_RATIO`): other tissue and old
+    lesions that have only brightened are no new lesions. A network that sees the whole brain fills
+    large lesions in part only: they grow, see `HALF`.
 
     Parameters
     ----------
@@ -128,33 +132,52 @@ def label_new_lesions(
         Of `predict_new_lesions`, on its grid of 1 mm.
     images, brain, spec
         As for `predict_new_lesions`.
-    before, after : (I, J, K) ndarray of bool, optional
-        Of `find_lesions`, at the earlier and the later visit; without them nothing is confirmed.
+    before, after : (I, J, K) ndarray, optional
+        Of `predict_confirming`, at the earlier and the later visit; for a model that needs it.
 
     Returns
     -------
     (I, J, K) ndarray of int
         0 outside, 1 for the largest, and so on; smaller ones than the model's least are left out.
+
+    Raises
+    ------
+    ValueError
+        If the model needs lesions that confirm what it marks, and they are not given.
     """
     mask = probability >= spec.threshold
     labels = label_instances(mask, 1.0, minimum_mm3=spec.minimum_mm3)
     if spec.architecture.name == HYBRID:
         return labels
-    if before is not None and after is not None:
-        confirmed = _confirm(labels, before, after)
+    if spec.confirmed_by is not None:
+        if before is None or after is None:
+            raise ValueError(f'{spec.name}: needs the lesions that confirm what it marks')
+        confirmed = _confirm(labels, probability, before, after)
         labels = label_instances(confirmed, 1.0, minimum_mm3=spec.minimum_mm3)
+        # What was a lesion before is not grown into.
+        brain = brain & (before < LIKELY)
     grown = _grow(labels, images['previous'], images['current'], brain)
     return label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
 
 
-def _confirm(labels: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Leave out what is no lesion at the later visit, or was one already; return the mask."""
+def _confirm(
+    labels: np.ndarray, probability: np.ndarray, before: np.ndarray, after: np.ndarray
+) -> np.ndarray:
+    """Leave out the instances that are no lesion now, or were one before; return the mask."""
     numbers = np.arange(1, labels.max() + 1)
-    seen = ndimage.maximum(after, labels, numbers)
-    old = ndimage.mean(before, labels, numbers)
-    kept = np.concatenate([[False], (np.asarray(seen) > 0) & (np.asarray(old) < OLD)])
+    likely = np.asarray(ndimage.maximum(after, labels, numbers)) >= LIKELY
+    new, old = (
+        _log_odds(ndimage.mean(values, labels, numbers)) for values in (probability, before)
+    )
+    kept: np.ndarray = np.concatenate([[False], likely & (new - old >= np.log(LEAST_ODDS_RATIO))])
     confirmed: np.ndarray = kept[labels]
     return confirmed
+
+
+def _log_odds(probability: Sequence[float]) -> np.ndarray:
+    """Return the logarithm of the odds of mean probabilities."""
+    values: np.ndarray = special.logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
+    return values
 
 
 def _grow(

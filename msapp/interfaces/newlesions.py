@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class _PairInput(NetworkInterfaceInputSpec):
 
 @dataclass(frozen=True)
 class _Visit:
-    """A FLAIR, and its lesions where a model confirms what is new by them."""
+    """A FLAIR, and the probability of lesion where a model confirms by it what is new."""
 
     image: np.ndarray
     lesions: np.ndarray | None = None
@@ -80,20 +81,25 @@ class _Pair:
         if (confirming := confirming_model(self.spec)) is not None:
             self._confirming = load_network(confirming), confirming
             self.model['detected_new_model_sha256'] += f'+{confirming.identity}'
-        self.previous, self.current = self.visit(previous), self.visit(array(inputs.current))
+        self.images = {'previous': previous, 'current': array(inputs.current)}
 
-    @property
-    def images(self) -> dict[str, np.ndarray]:
-        """The FLAIR of both visits."""
-        return {'previous': self.previous.image, 'current': self.current.image}
+    @cached_property
+    def previous(self) -> _Visit:
+        """The earlier visit."""
+        return self.visit(self.images['previous'])
+
+    @cached_property
+    def current(self) -> _Visit:
+        """The later visit."""
+        return self.visit(self.images['current'])
 
     def visit(self, image: np.ndarray) -> _Visit:
-        """Return a visit of this FLAIR, with the lesions that confirm what is new."""
-        from msapp.inference.newlesions import find_lesions
+        """Return a visit of this FLAIR, with what confirms its new lesions."""
+        from msapp.inference.newlesions import predict_confirming
 
         if self._confirming is None:
             return _Visit(image)
-        lesions = find_lesions(image, self.brain, *self._confirming, device=self._device)
+        lesions = predict_confirming(image, self.brain, *self._confirming, device=self._device)
         return _Visit(image, lesions)
 
     def find(self, previous: _Visit, current: _Visit) -> tuple[np.ndarray, np.ndarray]:
@@ -129,7 +135,7 @@ class _SegmentNewLesionsOutput(TraitedSpec):
 
 
 class SegmentNewLesions(NodeInterface):
-    """A network for new lesions, and in reverse for those that are gone."""
+    """A network for new lesions, and in reverse for those gone, with the one that confirms them."""
 
     input_spec, output_spec = _SegmentNewLesionsInput, _SegmentNewLesionsOutput
 
@@ -181,7 +187,7 @@ class CheckDetector(NodeInterface):
 
         inputs, pair = self.inputs, _Pair(self.inputs)
         painted = inject_lesions(
-            (pair.previous.image, pair.current.image),
+            (pair.images['previous'], pair.images['current']),
             array(inputs.current_white_matter) * pair.brain,
             mask_array(inputs.found),
             pair.grid.affine,

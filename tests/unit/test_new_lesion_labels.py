@@ -19,10 +19,12 @@ LESION = np.linalg.norm(POINTS, axis=0) < 8
 BRAIN = np.ones(SHAPE, bool)
 
 
-def label(marked, *, current=None, brain=BRAIN, model='newlesions', **lesions):
+def label(marked, *, current=None, brain=BRAIN, model='newlesions', confirmed_by=None, **lesions):
     flat = np.ones(SHAPE, np.float32)
     images = {'previous': flat, 'current': flat + 0.5 * LESION if current is None else current}
-    return label_new_lesions(marked * np.float32(0.9), images, brain, load_spec(model), **lesions)
+    confirmed_by = 'lesions' if lesions else confirmed_by
+    spec = load_spec(model).model_copy(update={'confirmed_by': confirmed_by})
+    return label_new_lesions(marked * np.float32(0.9), images, brain, spec, **lesions)
 
 
 def cube(corner):
@@ -71,26 +73,34 @@ def test_the_hybrid_method_stays_as_published():
 
 @pytest.mark.parametrize(
     ('old', 'seen', 'kept'),
-    [(0, 1, True), (15, 64, True), (16, 64, False), (64, 64, False), (0, 0, False)],
+    # The odds of 0.9 are 9: the odds that it was one before may be 0.3 at most.
+    [(0, 0.5, True), (0.23, 1, True), (0.24, 1, False), (1, 1, False), (0, 0.49, False)],
 )
-def test_a_place_is_new_where_less_than_a_quarter_was_a_lesion_and_some_of_it_is(old, seen, kept):
+def test_a_place_is_new_where_a_lesion_is_likely_now_and_was_not_before(old, seen, kept):
     marked = cube(0) | cube(10)
-    before, after = cube(20), cube(10) | cube(20)
-    before.flat[np.flatnonzero(cube(0))[:old]] = True
-    after.flat[np.flatnonzero(cube(0))[:seen]] = True
+    before, after = old * cube(0) + cube(20), cube(10) + cube(20) * 1.0
+    after.flat[np.flatnonzero(cube(0))[:1]] = seen
     found = label(marked, before=before, after=after) > 0
     assert (found == (marked if kept else cube(10))).all()
 
 
 def test_nothing_marked_and_nothing_confirmed_are_no_lesion():
-    nothing = np.zeros(SHAPE, bool)
+    nothing = np.zeros(SHAPE)
     assert not label(nothing, before=nothing, after=nothing).any()
     assert not label(LESION, before=nothing, after=nothing).any()
 
 
-def test_a_place_that_is_not_new_does_not_grow():
+def test_a_new_lesion_does_not_grow_into_an_old_one():
     marked = LESION & (POINTS[0] > 2)
-    assert not label(marked, before=LESION, after=LESION).any()
+    old = LESION & (POINTS[0] < -2)
+    found = label(marked, before=old * 1.0, after=LESION * 1.0) > 0
+    assert found[LESION & (POINTS[0] == 0)].all()
+    assert not found[old].any()
+
+
+def test_a_model_that_needs_to_be_confirmed_refuses_to_go_without():
+    with pytest.raises(ValueError, match='newlesions: needs the lesions that confirm'):
+        label(LESION, confirmed_by='lesions')
 
 
 def test_other_tissue_and_old_lesions_that_brighten_are_neither_new_nor_gone(tmp_path, monkeypatch):

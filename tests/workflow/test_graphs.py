@@ -339,11 +339,19 @@ def test_what_confirms_new_lesions_is_told_by_report_and_sidecar(image):
     settings = make_settings(image)
     text = new_lesion_workflows.methods(settings).replace('\n', ' ')
     confirming = load_spec('lesions')
-    assert f"the network 'lesions' {confirming.version} finds, from FLAIR alone, lesion" in text
+    words = f"the network 'lesions' {confirming.version} (trained on synthetic images alone), from"
+    assert words in text
     case = Case(SESSIONS[2], (F, F), TASKS[2], SPACES[2])
     graph = flatten([make_participant('sub-01', case, image)], settings)
-    (node,) = [node for node in of_kind(graph, outputs.SaveImage) if '-gone_' in node.inputs.name]
-    assert node.inputs.metadata['ConfirmedBy']['ModelSHA256'] == confirming.weights_sha256
+    told = {
+        node.inputs.name.partition('label-')[2]: node.inputs.metadata.get('ConfirmedBy')
+        for node in of_kind(graph, outputs.SaveImage)
+        if '_label-new_' in node.inputs.name or '_label-gone_' in node.inputs.name
+    }
+    # The probability is that of the one network, whatever the other says.
+    assert told.pop('new_desc-since1_probseg.nii.gz') is None
+    assert len(told) == 2
+    assert {item['ModelSHA256'] for item in told.values()} == {confirming.weights_sha256}
 
 
 @pytest.mark.parametrize(
