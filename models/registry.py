@@ -106,12 +106,16 @@ def confirming_model(spec: ModelSpec) -> ModelSpec | None:
     """
     if spec.confirmed_by is None:
         return None
-    found = load_spec(spec.confirmed_by)
+    where = f'{spec.folder / SPEC_FILE}: confirmed_by'
+    try:
+        found = load_spec(spec.confirmed_by)
+    except MissingDependencyError as error:
+        raise MissingDependencyError(f'{where}: {error}') from error
     needed = {channel.name for channel in found.channels if not channel.may_be_missing}
     if found.task != 'lesions' or found.threshold is None or not needed <= {'FLAIR'}:
         raise MissingDependencyError(
-            f'{spec.folder / SPEC_FILE}: confirmed_by {spec.confirmed_by}: this is no model that '
-            'tells lesions from FLAIR alone. Name another, or leave it out.'
+            f'{where} {spec.confirmed_by}: this is no model that tells lesions from FLAIR alone. '
+            'Name another, or leave it out.'
         )
     return found
 

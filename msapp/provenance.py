@@ -5,15 +5,18 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import os
 import platform
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 from msapp import __version__
+from msapp.errors import UsageError
 from msapp.files import write_atomic
 from msapp.settings import Settings
 
@@ -35,6 +38,7 @@ LIBRARIES = (
     'statsmodels',
     'torch',
 )
+MODELS_FILE = 'models.json'
 SUMMARY_COLUMNS = (
     'participant_id',
     'status',
@@ -123,6 +127,24 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
+@cache
+def code_digest() -> str:
+    """Return the SHA-256 of all of msapp's code, as 64 hexadecimal digits.
+
+    A result of other code is computed anew, even where it would be the same.
+    """
+    found = hashlib.sha256()
+    root = Path(__file__).parent
+    # Models and workflows are links in the source tree.
+    for folder, below, names in os.walk(root, followlinks=True):
+        below.sort()
+        for name in sorted(name for name in names if name.endswith('.py')):
+            path = Path(folder) / name
+            found.update(path.relative_to(root).as_posix().encode())
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
 def versions() -> dict[str, str | None]:
     """Return the versions of Python, msapp and its libraries; None for one not installed."""
     found: dict[str, str | None] = {'python': platform.python_version(), 'msapp': __version__}
@@ -144,8 +166,7 @@ def write_run_record(
     """Write what a run is.
 
     ``settings.toml`` (repeats the run when given to ``--config-file``), ``versions.json``,
-    ``command.txt``, ``limits.json``, and ``models.json``: by task the name, the version and
-    the SHA-256 of the weights of each model used, as the file is now.
+    ``command.txt``, ``limits.json``, and ``models.json``, see `describe_models`.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     used = {'n_cpus': limits.n_cpus, 'memory_gb': round(limits.memory_gb, 3)}
@@ -153,11 +174,32 @@ def write_run_record(
     write_atomic(log_dir / 'versions.json', json.dumps(versions(), indent=2) + '\n')
     write_atomic(log_dir / 'command.txt', shlex.join(argv) + '\n')
     write_atomic(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
-    hashes = {
-        task: {'name': item.name, 'version': item.version, 'sha256': sha256_file(item.weights)}
-        for task, item in models.items()
+    write_atomic(log_dir / MODELS_FILE, json.dumps(describe_models(models), indent=2) + '\n')
+
+
+def describe_models(models: Mapping[str, ModelLike]) -> dict[str, dict[str, str]]:
+    """Return name, version and SHA-256 of the weights, as the file is now, of each model."""
+    return {
+        use: {'name': item.name, 'version': item.version, 'sha256': sha256_file(item.weights)}
+        for use, item in models.items()
     }
-    write_atomic(log_dir / 'models.json', json.dumps(hashes, indent=2) + '\n')
+
+
+def check_models(log_dir: Path, models: Mapping[str, ModelLike]) -> None:
+    """Make sure that these are the models that a run used.
+
+    Raises
+    ------
+    UsageError
+        If they are not, or the run has not said.
+    """
+    path = log_dir / MODELS_FILE
+    try:
+        used = json.loads(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError) as error:
+        raise UsageError(f'{path}: cannot be read ({error}).') from error
+    if used != describe_models(models):
+        raise UsageError(f'{path}: the models are not those that are installed now.')
 
 
 def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:

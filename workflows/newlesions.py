@@ -26,8 +26,8 @@ mm3.{synthetic}{confirmed}{grown}
 With the visits exchanged the lesions that are gone were found in the same way. """
 CONFIRMED_METHODS = f"""\
  A region counts where the network '{{name}}' {{version}}{{synthetic}}, from FLAIR alone, finds
-lesion at the later visit (a probability of at least {growth.LIKELY:g}), and where the odds that it is
-new are at least {growth.LEAST_ODDS_RATIO:g} times those that it was one at the earlier visit."""
+lesion at the later visit (a probability of at least {growth.LIKELY:g}), and where the odds that it
+is new are at least {growth.LEAST_ODDS_RATIO:g} times those that it was one at the earlier visit."""
 SYNTHETIC_TOO = ' (trained on synthetic images alone)'
 GROWN_METHODS = f"""\
  Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {growth.REACH_MM:g} mm to where

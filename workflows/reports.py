@@ -29,7 +29,7 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
     text += midpoint.METHODS
     if 'lesions' in settings.tasks:
         text += lesions.methods(settings)
-    if 'longitudinal' in settings.tasks and any(len(item.visits) > 1 for item in participants):
+    if any(len(changes.tracked_visits(item.visits, settings)) > 1 for item in participants):
         text += changes.methods(settings)
     if any(_compared(item.visits, settings) for item in participants):
         text += longitudinal.METHODS + newlesions.methods(settings)

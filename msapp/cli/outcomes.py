@@ -37,8 +37,8 @@ def left_out(label: str, status: Status, error: MsappError, step: str | None = N
 
 def settings_of_results(settings: Settings, participant: str, logger: logging.Logger) -> Settings:
     """Return what a participant's files were made with: it is what their report must tell."""
-    from msapp.models.registry import models_for
-    from msapp.provenance import find_run
+    from msapp.models.registry import models_for, with_confirming
+    from msapp.provenance import check_models, find_run
     from msapp.settings import load_toml, make_settings
 
     if not settings.reports_only:
@@ -51,7 +51,7 @@ def settings_of_results(settings: Settings, participant: str, logger: logging.Lo
         folders = ('bids_dir', 'output_dir', 'work_dir', 'derivatives')
         values |= {name: getattr(settings, name) for name in folders}
         recorded = make_settings(values)
-        models_for(recorded)
+        check_models(run, with_confirming(models_for(recorded)))
     except UsageError as error:
         logger.warning(
             '%s: its report tells the methods of this command, which may not be those that made '

@@ -7,14 +7,22 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nipype.interfaces.base import BaseInterfaceInputSpec, SimpleInterface, TraitedSpec, traits
+from nipype.interfaces import base
+from nipype.interfaces.base import SimpleInterface, TraitedSpec, traits
 
 from msapp.imaging import geometry
+from msapp.provenance import code_digest
 
-__all__ = ['BaseInterfaceInputSpec', 'NetworkInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
+__all__ = ['InterfaceInputSpec', 'NetworkInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
 
 
-class NetworkInterfaceInputSpec(BaseInterfaceInputSpec):
+class InterfaceInputSpec(base.BaseInterfaceInputSpec):
+    """Inputs of every step: the code it runs is one of them, else old results would be reused."""
+
+    code = traits.Str(code_digest(), usedefault=True, desc='digest of all code of msapp')
+
+
+class NetworkInterfaceInputSpec(InterfaceInputSpec):
     """Inputs of a step that runs a network.
 
     A workflow sets ``use_gpu`` when it makes the node, always: the engine then gives the step

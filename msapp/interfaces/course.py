@@ -7,10 +7,10 @@ from typing import Any
 
 from nipype.interfaces.base import traits
 
-from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec
+from msapp.interfaces.base import InterfaceInputSpec, NodeInterface, TraitedSpec
 
 
-class _AssessInput(BaseInterfaceInputSpec):
+class _AssessInput(InterfaceInputSpec):
     tracks = traits.List(traits.Dict(), mandatory=True)
     visits = traits.List(traits.Str(), mandatory=True, desc='names, in order of time')
     lesions = traits.List(

@@ -9,7 +9,7 @@ import numpy as np
 from nipype.interfaces.base import File, InputMultiObject, traits
 
 from msapp.interfaces.base import (
-    BaseInterfaceInputSpec,
+    InterfaceInputSpec,
     NetworkInterfaceInputSpec,
     NodeInterface,
     TraitedSpec,
@@ -26,7 +26,7 @@ SLOPPY_BIAS_ITERATIONS = (5,)
 SLOPPY_WARP_ITERATIONS = (10, 0, 0)
 
 
-class _OneImageInput(BaseInterfaceInputSpec):
+class _OneImageInput(InterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     sloppy = traits.Bool(False, usedefault=True)
 
@@ -141,7 +141,7 @@ class ExtractBrain(NodeInterface):
         }
 
 
-class _RegisterInput(BaseInterfaceInputSpec):
+class _RegisterInput(InterfaceInputSpec):
     fixed = File(exists=True, mandatory=True)
     moving = File(exists=True, mandatory=True)
     fixed_brain = File(exists=True, mandatory=True)
@@ -188,7 +188,7 @@ class Register(NodeInterface):
         return {'transform': save_matrix(found, folder / 'moving_to_fixed.txt')}
 
 
-class _MidpointInput(BaseInterfaceInputSpec):
+class _MidpointInput(InterfaceInputSpec):
     images = InputMultiObject(File(exists=True), mandatory=True)
     brains = InputMultiObject(File(exists=True), mandatory=True)
     from_mni = InputMultiObject(File(exists=True), mandatory=True)
@@ -224,7 +224,7 @@ class FindMidpoint(NodeInterface):
         }
 
 
-class _ComposeInput(BaseInterfaceInputSpec):
+class _ComposeInput(InterfaceInputSpec):
     to_individual = File(exists=True, mandatory=True, desc='of the reference contrast')
     to_reference = File(exists=True, mandatory=True, desc='of this contrast')
 
@@ -240,7 +240,7 @@ class ComposeTransforms(NodeInterface):
         return {'out_file': save_matrix(composed, folder / 'to_individual.txt')}
 
 
-class _BrainMasksInput(BaseInterfaceInputSpec):
+class _BrainMasksInput(InterfaceInputSpec):
     brain = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
     grey_matter = File(exists=True, mandatory=True)
@@ -298,7 +298,7 @@ class BrainMasks(NodeInterface):
         }
 
 
-class _PrepareInput(BaseInterfaceInputSpec):
+class _PrepareInput(InterfaceInputSpec):
     in_file = File(exists=True, mandatory=True)
     to_individual = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
@@ -322,7 +322,7 @@ class PrepareContrast(NodeInterface):
         return {'out_file': save(normalized, grid, folder / 'preproc.nii')}
 
 
-class _ToGridInput(BaseInterfaceInputSpec):
+class _ToGridInput(InterfaceInputSpec):
     in_file = File(exists=True, mandatory=True, desc='a mask in individual space')
     grid = File(exists=True, desc='target grid; MNI where not given')
     transform = File(exists=True, mandatory=True)
@@ -347,7 +347,7 @@ class MaskToGrid(NodeInterface):
         return {'out_file': save(moved, grid, folder / 'mask.nii.gz')}
 
 
-class _AlignmentInput(BaseInterfaceInputSpec):
+class _AlignmentInput(InterfaceInputSpec):
     first = File(exists=True, mandatory=True)
     second = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)

@@ -10,7 +10,7 @@ import numpy as np
 from nipype.interfaces.base import File, InputMultiObject, isdefined, traits
 
 from msapp.interfaces.base import (
-    BaseInterfaceInputSpec,
+    InterfaceInputSpec,
     NetworkInterfaceInputSpec,
     NodeInterface,
     TraitedSpec,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 UNCERTAINTIES = ('entropy', 'variance', 'mutual_information')
 
 
-class _FindLesionsInput(BaseInterfaceInputSpec):
+class _FindLesionsInput(InterfaceInputSpec):
     flair = File(exists=True)
     brain_mask = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
@@ -207,7 +207,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in known.to_dict('records')]
 
 
-class _NoiseInput(BaseInterfaceInputSpec):
+class _NoiseInput(InterfaceInputSpec):
     reference = File(exists=True, mandatory=True)
     brain_mask = File(exists=True, mandatory=True)
     white_matter = File(exists=True, mandatory=True)
@@ -232,7 +232,7 @@ class MeasureNoise(NodeInterface):
         return {'measures': {'nawm_noise_fraction': normal.spread / normal.centre}}
 
 
-class _FindCandidatesInput(BaseInterfaceInputSpec):
+class _FindCandidatesInput(InterfaceInputSpec):
     previous = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
     current = File(exists=True, mandatory=True, desc='bias-corrected FLAIR on its own grid')
     previous_to_current = File(exists=True, mandatory=True, desc='affine')
@@ -299,7 +299,7 @@ class FindCandidates(NodeInterface):
         }
 
 
-class _TrackLesionsInput(BaseInterfaceInputSpec):
+class _TrackLesionsInput(InterfaceInputSpec):
     labels = InputMultiObject(
         File(exists=True), mandatory=True, desc='lesion instances of each visit, in order of time'
     )
@@ -363,7 +363,7 @@ class TrackLesions(NodeInterface):
         }
 
 
-class _TakePairInput(BaseInterfaceInputSpec):
+class _TakePairInput(InterfaceInputSpec):
     classes = File(exists=True, mandatory=True)
     rows = traits.List(traits.List(traits.Dict()), mandatory=True)
     measures = traits.List(traits.Dict(), mandatory=True)

@@ -12,14 +12,14 @@ import nibabel as nib
 from nipype.interfaces.base import File, traits
 
 from msapp.files import atomic_path, write_atomic
-from msapp.interfaces.base import BaseInterfaceInputSpec, NodeInterface, TraitedSpec, load
+from msapp.interfaces.base import InterfaceInputSpec, NodeInterface, TraitedSpec, load
 from msapp.provenance import sha256_file
 
 # In a sink's own folder: the SHA-256 of each file that it wrote; copying may change their times.
 WRITTEN = 'written.sha256'
 
 
-class SinkInput(BaseInterfaceInputSpec):
+class SinkInput(InterfaceInputSpec):
     """What every node that writes into the output folder takes."""
 
     # Hashed, though what is written does not depend on it: with one work folder for two output

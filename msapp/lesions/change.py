@@ -18,7 +18,8 @@ by much is new altogether; here it is enlarged, since the old lesion is still in
 ``new_part_ml`` gives the growth that Anima would call new.
 
 What one visit alone shows, and lies by half outside the brain that the other shows (field of view,
-mask), is *unconfirmed*: nobody looked there.
+mask), is *unconfirmed*: nobody looked there. Whether a lesion is enlarged or shrunken is told from
+the part of it that both visits show.
 
 Two segmentations disagree by chance far more often than lesions appear or vanish: every lesion
 near the threshold is found at one visit and missed at another. What is seen at one visit only
@@ -32,7 +33,8 @@ therefore needs support, and is *unconfirmed* without:
 
 A lesion that such a detector marked is new as well where all that was there before covers less than
 `msapp.lesions.matching.LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier
-mask held. These are *unconfirmed* then, for nobody can tell whether they are still there.
+mask held. These are *unconfirmed* then, for nobody can tell whether they are still there. Where the
+detector has not marked it, it is *unconfirmed* itself, and not an enlarged speck.
 """
 
 from __future__ import annotations
@@ -47,6 +49,7 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.lesions.matching import (
+    LEAST_OVERLAP,
     REACH_VOXELS,
     ROUNDING,
     SUPPORT,
@@ -312,17 +315,31 @@ def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
         return 'resolved' if left.mean() > SUPPORT else 'unconfirmed'
     if not rows.size or not columns.size:
         return 'unconfirmed' if not any(large) else 'resolved' if rows.size else 'new'
+    if pair.marked is not None and _hardly_covered(pair, rows, columns):
+        return 'unconfirmed'
     earlier, later = (max(count, 1) for count in large)
     if earlier != later:
         return 'merged' if later < earlier else 'split'
-    return classify_volumes(sides[0].sum(), sides[1].sum())
+    before, after = pair.visible[0][rows].sum(), pair.visible[1][columns].sum()
+    return classify_volumes(before * pair.voxel_mm3, after * pair.voxel_mm3)
+
+
+def _hardly_covered(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> bool:
+    """Tell whether what was there before is but specks in a much larger lesion."""
+    before_mm3, after_mm3 = (
+        lesions.voxels[places].sum() * pair.voxel_mm3
+        for lesions, places in ((pair.before, rows), (pair.after, columns))
+    )
+    shared_mm3 = pair.shared[np.ix_(rows, columns)].sum() * pair.voxel_mm3
+    little = shared_mm3 < LEAST_OVERLAP * after_mm3
+    return bool(little and classify_volumes(before_mm3, after_mm3) == 'enlarged')
 
 
 def _new_part_mm3(
     pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray, shared_mm3: float
 ) -> float:
     """Return the growth of a group if it is a new lesion by Anima's rule, else 0."""
-    grown_mm3 = pair.after.voxels[columns].sum() * pair.voxel_mm3 - shared_mm3
+    grown_mm3 = pair.visible[1][columns].sum() * pair.voxel_mm3 - shared_mm3
     least_mm3 = max(NEW_PART * shared_mm3, LEAST_CHANGE_MM3) * (1 + ROUNDING)
     if shared_mm3 == 0 or grown_mm3 <= least_mm3:
         return 0.0

@@ -78,6 +78,8 @@ class LinkedVisits(NamedTuple):
         Earlier lesions most of which lies in a new one.
     unseen : tuple of (N,) and (M,) ndarray of bool
         Lesions of which the other visit does not show `SUPPORT`.
+    visible : tuple of (N,) and (M,) ndarray of int
+        Voxels of each lesion that the other visit shows.
     marked, gone : ndarray of bool, or None
         What a detector marked as new, and as gone, cropped as the lesions are.
     voxel_mm3 : float
@@ -90,6 +92,7 @@ class LinkedVisits(NamedTuple):
     shared: np.ndarray
     swallowed: np.ndarray
     unseen: tuple[np.ndarray, np.ndarray]
+    visible: tuple[np.ndarray, np.ndarray]
     marked: np.ndarray | None
     gone: np.ndarray | None
     voxel_mm3: float
@@ -178,15 +181,17 @@ def link_visits(
         inside = shared[:, fresh].sum(axis=1) > SUPPORT * before.voxels
         swallowed = inside & ~links[:, ~fresh].any(axis=1)
         links[:, fresh] = False
-    unseen_before, unseen_after = (
-        np.zeros(lesions.voxels.size, bool)
-        if seen is None
-        else _count_inside(lesions, ~seen[other][box]) >= (1 - SUPPORT) * lesions.voxels
+    visible_before, visible_after = (
+        lesions.voxels if seen is None else _count_inside(lesions, seen[other][box])
         for lesions, other in ((before, 1), (after, 0))
     )
-    unseen = unseen_before, unseen_after
+    visible = visible_before, visible_after
+    unseen = (
+        visible_before <= SUPPORT * before.voxels,
+        visible_after <= SUPPORT * after.voxels,
+    )
     return LinkedVisits(
-        before, after, box, links, shared, swallowed, unseen, marked, left, voxel_mm3
+        before, after, box, links, shared, swallowed, unseen, visible, marked, left, voxel_mm3
     )
 
 

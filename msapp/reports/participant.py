@@ -58,7 +58,7 @@ LESION_COLUMNS = tuple(name for name in LESIONS if name not in _HIDDEN)
 _HIDDEN_OF_PAIR = (*_HIDDEN, 'since_session', 'interval_days')
 CHANGE_COLUMNS = tuple(name for name in CHANGES if name not in _HIDDEN_OF_PAIR)
 NEW_LESION_COLUMNS = tuple(name for name in NEW_LESIONS if name not in _HIDDEN_OF_PAIR)
-_CHECKED = ('detected_new_model', 'detected_new_model_sha256')
+_CHECKED = ('since_session', 'detected_new_model', 'detected_new_model_sha256')
 SELF_CHECK_COLUMNS = tuple(name for name in SELF_CHECK if name not in (*_HIDDEN_OF_PAIR, *_CHECKED))
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
@@ -225,7 +225,7 @@ def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView |
         return None
     check = files.table('selfcheck', SELF_CHECK, SELF_CHECK_COLUMNS)
     painted = files.figure('selfcheck', 'FLAIR', 'Painted lesions')
-    # An earlier run may have checked another network.
+    # An earlier run may have checked another network, or another pair.
     found = tuple((summary or {}).get(name) for name in _CHECKED)
     checked = painted.uri and all(
         tuple(row[name] for name in _CHECKED) == found for row in check.rows

@@ -119,17 +119,20 @@ _PLACES = {
 }
 
 # What became of lesions, as a visit's summary counts it; of old lesions the change is told.
-_OUTCOMES = {
+OUTCOMES = {
     'new': ('volume', 'Volume at this visit of lesions that are new'),
     'enlarged': ('change', 'Volume gained by lesions that are enlarged'),
     'shrunken': ('change', 'Volume lost, as a number below 0, by lesions that are shrunken'),
     'resolved': ('volume', 'Volume at the visit before of lesions that are resolved'),
-    'unconfirmed': ('volume', 'Volume of lesions that one of the two visits shows without support'),
+    'unconfirmed': (
+        'volume',
+        'Volume of lesions that one of the two visits shows without support, or grown from a speck',
+    ),
 }
 
 
 def _outcome(kind: str) -> dict[str, Column]:
-    measure, text = _OUTCOMES[kind]
+    measure, text = OUTCOMES[kind]
     since = 'since the visit before with lesions; n/a where not compared.'
     source = 'column kind of the changes; lesions that overlap between the visits count once'
     return {
@@ -220,7 +223,7 @@ VISITS: dict[str, Column] = {
         'day',
         'acq_time of the two visits in scans/sessions.tsv',
     ),
-    **{name: entry for kind in _OUTCOMES for name, entry in _outcome(kind).items()},
+    **{name: entry for kind in OUTCOMES for name, entry in _outcome(kind).items()},
     'candidate_count': column(
         'Number of candidate new or enlarged lesions since the visit before (not confirmed).',
         'count',

@@ -26,7 +26,7 @@ from msapp.stats.change_columns import (
     SELF_CHECK,
     TRACKS,
 )
-from msapp.stats.columns import LESIONS, TEXT_COLUMNS, VISITS, Columns
+from msapp.stats.columns import LESIONS, OUTCOMES, TEXT_COLUMNS, VISITS, Columns
 
 MISSING = 'n/a'
 # Six significant digits keep 0.001 ml in a brain of 1,500 ml and 0.001 mm in a head.
@@ -220,35 +220,39 @@ def _collect_visit(
         if table is None:
             continue
         # A run that was cut off has written some of its tables, over those of an earlier one.
-        counted, told = _count(name, table), int(summary[measure].iloc[0])
-        if counted != told:
-            problems.append(
-                f'{path}: {counted} of what {measure} of the visit counts {told}, so the two are '
-                f'of different runs. The visit was left out. {AGAIN} {participant}.'
-            )
-            return
+        for column, counted in _counts(name, table).items():
+            told = summary[column].iloc[0]
+            if counted != told:
+                problems.append(
+                    f'{path}: {counted} of what {column} of the visit counts {told:g}, so the two '
+                    f'are of different runs. The visit was left out. {AGAIN} {participant}.'
+                )
+                return
         tables[name] = table
     frames['visits'].append(summary)
     for name, table in tables.items():
         frames[name].append(table)
 
 
-def _count(name: str, table: pd.DataFrame) -> int:
-    """Return how many a table has of what the summary counts, see `DUE`."""
-    return int((table['kind'] == 'new').sum()) if name == 'changes' else len(table)
+def _counts(name: str, table: pd.DataFrame) -> dict[str, int]:
+    """Return how many a table has of what the summary counts, by the column there; see `DUE`."""
+    if name != 'changes':
+        return {DUE[name]: len(table)}
+    return {f'{kind}_lesion_count': int((table['kind'] == kind).sum()) for kind in OUTCOMES}
 
 
-def _mixed_models(visits: pd.DataFrame) -> Iterator[str]:
-    """Name the models, where visits of one group are not of the same."""
-    for measure in ('lesion_model', 'detected_new_model'):
-        measured = visits.dropna(subset=[measure])
-        digits = measured[f'{measure}_sha256']
-        counts = (measured[measure] + ' ' + digits.fillna('')).str.strip().value_counts()
+def _mixed_methods(visits: pd.DataFrame) -> Iterator[str]:
+    """Name the models and ways, where visits of one group are not of the same."""
+    for measure in ('brain_extraction', 'lesion_model', 'detected_new_model'):
+        named = visits.dropna(subset=[measure])[measure]
+        if (digits := f'{measure}_sha256') in visits:
+            named = (named + ' ' + visits[digits].reindex(named.index).fillna('')).str.strip()
+        counts = named.value_counts()
         if len(counts) > 1:
             found = ', '.join(f'{model} (n = {count})' for model, count in counts.items())
             yield (
                 f'{measure}: not the same for all visits: {found}. Their numbers cannot be '
-                'compared. Run msapp again at participant level, with one model for all.'
+                'compared. Run msapp again at participant level, with one for all.'
             )
 
 
@@ -276,7 +280,7 @@ def collect_group(output_dir: Path) -> GroupTables:
         for folder in _visit_folders(participant_dir):
             _collect_visit(folder, participant_dir.name, frames, problems)
     stacked = {name: _stack(frames[name], columns) for name, columns in GROUP_TABLES.items()}
-    problems += _mixed_models(stacked['visits'])
+    problems += _mixed_methods(stacked['visits'])
     return GroupTables(**stacked, problems=tuple(problems))
 
 

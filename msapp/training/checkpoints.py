@@ -68,6 +68,8 @@ def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) ->
     values = recipe.model_dump(mode='json')
     for name in ('steps', 'epochs', 'checkpoint_minutes', 'validate_every'):
         values['schedule'].pop(name)
+    # What is done with the network's output is not learnt.
+    values.pop('confirmed_by')
     start = load_spec(start_from).weights_sha256 if start_from else None
     return json.dumps({'recipe': values, 'fold': fold, 'from': start}, indent=1, sort_keys=True)
 

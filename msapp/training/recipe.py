@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msapp.errors import UsageError
-from msapp.models.spec import Channel, Named
+from msapp.models.spec import NAME, Channel, Named
 
 # Real data, and what they can teach.
 TASKS_OF_DATA = {
@@ -226,7 +226,7 @@ class Recipe(_Frozen):
     threshold: float | None = None
     prior: float | None = Field(default=None, gt=0, lt=1)
     minimum_mm3: float = Field(default=0.0, ge=0)
-    confirmed_by: str | None = None
+    confirmed_by: str | None = Field(default=None, pattern=NAME)
     classes: tuple[str, ...] = ()
     architecture: Named
     loss: Named

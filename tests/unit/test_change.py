@@ -428,10 +428,10 @@ def test_a_large_new_lesion_that_swallows_a_speck_is_new_where_a_detector_marked
     marked = later > 0
     kinds = [change.kind for change in compare_visits(earlier, later, 1.0, new=marked).changes]
     assert sorted(kinds) == ['new', 'unconfirmed', 'unconfirmed']
-    # Without the detector, or without its mark, the old lesions are in it.
-    for new in (None, marked & False):
+    # Without the detector the old lesions are in it; without its mark nobody can tell.
+    for new, kind in ((None, 'merged'), (marked & False, 'unconfirmed')):
         (change,) = compare_visits(earlier, later, 1.0, new=new).changes
-        assert change.kind == 'merged'
+        assert change.kind == kind
     # More than a tenth of it was there before: it grew.
     earlier[5:20, 5:20, 5:8] = 1
     kinds = [change.kind for change in compare_visits(earlier, later, 1.0, new=marked).changes]
@@ -470,3 +470,26 @@ def test_what_the_other_visit_does_not_show_is_neither_new_nor_resolved(edge, un
     assert gone == (['unconfirmed'] if unseen else ['resolved'])
     assert came == (['unconfirmed'] if unseen else ['new'])
     assert kinds(lesion, lesion, seen=(part, part)) == ['stable']
+
+
+@pytest.mark.parametrize('edge', [14, 12])
+def test_a_lesion_does_not_change_where_the_other_visit_does_not_show_it(edge):
+    """What lies beyond the edge of one brain is not outlined there."""
+    whole = EMPTY == 0
+    lesion, part = rods((4, 20)), whole & (np.indices(SHAPE)[0] < edge)
+    for before, after, seen in (
+        (lesion, lesion * part, (whole, part)),
+        (lesion * part, lesion, (part, whole)),
+    ):
+        change = single(before, after, seen=seen)
+        assert change.kind == 'stable'
+        assert change.new_part_ml == 0
+    assert kinds(lesion, lesion * part, seen=(whole, whole)) == ['shrunken']
+
+
+@pytest.mark.parametrize(('start', 'kind'), [(4, 'stable'), (19, 'unconfirmed')])
+def test_a_speck_does_not_enlarge_to_a_lesion_that_no_detector_marked(start, kind):
+    lesion = rods((4, 20))
+    speck = rods((start, 20))
+    assert kinds(speck, lesion, new=EMPTY > 0) == [kind]
+    assert kinds(speck, lesion) == ['stable' if start == 4 else 'enlarged']

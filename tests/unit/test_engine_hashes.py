@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 
+import nibabel as nib
+import numpy as np
 from nipype.interfaces.base import specs
 from nipype.pipeline import engine as pe
 
+from msapp import provenance
 from msapp.engine.run import _each_file_hashed_once
+from msapp.interfaces.imaging import CorrectBias
 from msapp.interfaces.outputs import SaveTransform
+from msapp.provenance import code_digest
 
 
 def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
@@ -59,3 +64,29 @@ def test_a_sink_writes_again_for_another_output_folder(tmp_path):
     assert write('one', 'before') == 'before'
     assert write('two', 'after') == 'after'
     assert write('one', 'after') == 'after'
+
+
+def test_a_step_runs_again_with_other_code(tmp_path):
+    """Else a new version would take over the results of the old one, in the old work folder."""
+    mask = tmp_path / 'mask.nii'
+    nib.save(nib.Nifti1Image(np.ones((2, 2, 2), np.uint8), np.eye(4)), mask)
+    hashes = [CorrectBias(in_file=str(mask)).inputs.get_hashval()[1] for _ in range(2)]
+    hashes.append(CorrectBias(in_file=str(mask), code='other').inputs.get_hashval()[1])
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert CorrectBias().inputs.code == code_digest()
+
+
+def test_the_digest_of_the_code_covers_workflows_and_models(tmp_path, monkeypatch):
+    package = tmp_path / 'msapp'
+    (tmp_path / 'models').mkdir()
+    package.mkdir()
+    (package / 'models').symlink_to('../models')
+    monkeypatch.setattr(provenance, '__file__', str(package / 'provenance.py'))
+    seen = set()
+    for path in (package / 'a.py', package / 'models/b.py'):
+        for content in ('x = 1', 'x = 2'):
+            path.write_text(content, encoding='utf-8')
+            code_digest.cache_clear()
+            seen.add(code_digest())
+    assert len(seen) == 4
+    code_digest.cache_clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 from msapp.cli.outcomes import exit_code, left_out, settings_of_results
 from msapp.errors import InputError
+from msapp.models.registry import models_for, with_confirming
+from msapp.provenance import describe_models
 from msapp.settings import Settings
 
 LOGGER = logging.getLogger('test')
@@ -32,6 +35,8 @@ def record(settings, text, name='run-1') -> Path:
     folder.mkdir(parents=True)
     (folder / 'summary.tsv').write_text(SUMMARY, encoding='utf-8')
     (folder / 'settings.toml').write_text(text, encoding='utf-8')
+    used = describe_models(with_confirming(models_for(settings)))
+    (folder / 'models.json').write_text(json.dumps(used), encoding='utf-8')
     return folder
 
 
@@ -49,6 +54,16 @@ def test_where_they_are_not_known_the_log_says_whose_are_told(settings, caplog, 
         record(settings, text)
     assert settings_of_results(settings, 'sub-01', LOGGER) is settings
     assert 'sub-01: its report tells the methods of this command' in caplog.text
+
+
+@pytest.mark.parametrize('text', [None, '{', '{}'])
+def test_methods_of_other_models_than_are_installed_are_not_told(settings, caplog, text):
+    folder = record(settings, settings.model_copy(update={'random_seed': 3}).to_toml())
+    (folder / 'models.json').unlink()
+    if text is not None:
+        (folder / 'models.json').write_text(text, encoding='utf-8')
+    assert settings_of_results(settings, 'sub-01', LOGGER) is settings
+    assert 'models.json' in caplog.text
 
 
 def test_settings_of_another_participant_are_not_taken(settings, caplog):

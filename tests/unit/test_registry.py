@@ -301,6 +301,21 @@ def test_what_confirms_new_lesions_is_among_the_models_of_a_run(tmp_path, monkey
     assert nodes[0].inputs.model_sha256 != nodes[1].inputs.model_sha256
 
 
+def test_damaged_weights_of_what_confirms_new_lesions_are_found_before_any_work(
+    model, tmp_path, monkeypatch
+):
+    made = of_two_visits(tmp_path / 'mine', confirmed_by='toy')
+    read = registry.load_spec
+    monkeypatch.setattr(
+        registry, 'load_spec', lambda name, **_: read(model.folder if name == 'toy' else name)
+    )
+    given = settings(lesion_model='threshold', new_lesion_method=str(made.folder))
+    plan.check_available(given)
+    model.weights.write_bytes(b'')
+    with pytest.raises(MissingDependencyError, match='not the weights of model toy'):
+        plan.check_available(given)
+
+
 def test_a_run_checks_its_models_before_any_work(model, monkeypatch):
     monkeypatch.setattr(plan, 'NETWORKS_IN_GRAPH', frozenset({'lesions'}))
     given = {'lesion_model': str(model.folder)}

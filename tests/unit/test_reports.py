@@ -297,13 +297,16 @@ def test_the_plot_over_time_counts_visits_that_it_cannot_place(tmp_path):
     assert '2 visits without a date or an interval not shown.' in page
 
 
-@pytest.mark.parametrize(('digits', 'shown'), [('aaa', True), ('bbb', False)])
-def test_a_check_of_other_weights_is_not_shown(tmp_path, digits, shown):
+@pytest.mark.parametrize(
+    ('other', 'shown'),
+    [({}, True), ({'detected_new_model_sha256': 'b'}, False), ({'since_session': 'ses-0'}, False)],
+)
+def test_a_check_of_other_weights_or_another_pair_is_not_shown(tmp_path, other, shown):
     model = {'detected_new_model': 'newlesions', 'detected_new_model_sha256': 'aaa'}
     folder, keys = summary(tmp_path, 'sub-01', 'ses-2', since_session='ses-1', **model)
     write_table(folder / 'sub-01_ses-2_desc-candidates_stats.tsv', [], CANDIDATES)
     write_table(folder / 'sub-01_ses-2_desc-newlesions_stats.tsv', [], NEW_LESIONS)
-    checked = model | {'detected_new_model_sha256': digits, 'diameter_mm': 3}
+    checked = model | {'since_session': 'ses-1', 'diameter_mm': 3} | other
     line = row(SELF_CHECK, **keys, **checked)
     write_table(folder / 'sub-01_ses-2_desc-selfcheck_stats.tsv', [line], SELF_CHECK)
     picture(tmp_path, 'sub-01_ses-2_desc-selfcheck_FLAIR.png')

@@ -9,7 +9,7 @@ from msapp.lesions import dissemination
 from msapp.lesions.change import CHANGE_COLUMNS, Comparison
 from msapp.lesions.tracks import TRACK_COLUMNS
 from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION, TRACKS
-from msapp.stats.columns import LESIONS, TEXT_COLUMNS, VISITS
+from msapp.stats.columns import LESIONS, OUTCOMES, TEXT_COLUMNS, VISITS
 from msapp.stats.tables import (
     TABLES,
     collect_group,
@@ -140,9 +140,8 @@ def test_a_group_holds_every_visit_and_no_candidates_is_fine(tmp_path):
 
 
 def test_changes_are_due_where_new_lesions_were_counted(tmp_path):
-    folder = visit_files(
-        tmp_path, session='ses-2', lesions_since_session='ses-1', new_lesion_count=0
-    )
+    counts = {f'{kind}_lesion_count': 0 for kind in OUTCOMES}
+    folder = visit_files(tmp_path, session='ses-2', lesions_since_session='ses-1', **counts)
     assert 'desc-changes_stats.tsv: the table is missing' in collect_group(tmp_path).problems[0]
     change = row(CHANGES, participant_id='sub-01', session_id='ses-2', kind='stable')
     write_table(folder / 'sub-01_ses-2_desc-changes_stats.tsv', [change], CHANGES)
@@ -151,10 +150,12 @@ def test_changes_are_due_where_new_lesions_were_counted(tmp_path):
     assert tables.changes['kind'].tolist() == ['stable']
 
 
-def test_a_visit_whose_tables_are_of_two_runs_is_left_out(tmp_path):
+@pytest.mark.parametrize('wrong', list(OUTCOMES))
+def test_a_visit_whose_tables_are_of_two_runs_is_left_out(tmp_path, wrong):
     visit_files(tmp_path)
     visit_files(tmp_path, participant='sub-02', lesion_count=2)
-    folder = visit_files(tmp_path, participant='sub-03', lesion_count=1, new_lesion_count=1)
+    counts = {f'{kind}_lesion_count': int(kind == wrong) for kind in OUTCOMES}
+    folder = visit_files(tmp_path, participant='sub-03', lesion_count=1, **counts)
     change = row(CHANGES, participant_id='sub-03', session_id='ses-1', kind='stable')
     write_table(folder / 'sub-03_ses-1_desc-changes_stats.tsv', [change], CHANGES)
     tables = collect_group(tmp_path)
@@ -164,7 +165,7 @@ def test_a_visit_whose_tables_are_of_two_runs_is_left_out(tmp_path):
     lesions, changes = tables.problems
     assert 'sub-02_ses-1_desc-lesions_stats.tsv: 1 of what lesion_count' in lesions
     assert 'counts 2, so the two are of different runs' in lesions
-    assert 'sub-03_ses-1_desc-changes_stats.tsv: 0 of what new_lesion_count' in changes
+    assert f'sub-03_ses-1_desc-changes_stats.tsv: 0 of what {wrong}_lesion_count' in changes
     assert 'Run msapp again at participant level for sub-03.' in changes
 
 
