@@ -31,7 +31,8 @@ JUDGED = ('new', 'gone')
 METHODS = f"""\
 Lesions of consecutive visits were linked if they share at least
 {100 * LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do so when
-grown by a voxel, for {100 * LEAST_NEAR:.0f} %). Linked lesions that change by at least
+grown by a voxel, for {100 * LEAST_NEAR:.0f} %). Linked lesions that change, in the part that the
+brain masks of both visits hold, by at least
 {100 * change.LEAST_CHANGE:.0f} % (spinalcordtoolbox issue 4786) and more than
 {change.LEAST_CHANGE_MM3:g} mm3 (animaLesionEvolutionDetection) are enlarged or shrunken, else
 stable; several that become fewer are merged, and split if they become more. Lesions of at least
@@ -40,10 +41,9 @@ resolved, smaller ones unconfirmed. """
 JUDGED_METHODS = f"""\
 Where the network for new lesions looked at both visits, a lesion that only the later one shows, or
 of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} %, is new, whatever its size,
-if the network marked more than {100 * SUPPORT:.0f} % of it; one that only the later visit
-shows is unconfirmed if not. Where it marked, with the visits exchanged, more than
-{100 * SUPPORT:.0f} % of a lesion that only the earlier visit shows, that one is resolved, else
-unconfirmed. """
+if more than {100 * SUPPORT:.0f} % of it is in the mask of new lesions, and unconfirmed if not. A
+lesion that only the earlier visit shows is resolved if as much of it is in the mask of what is
+gone, else unconfirmed. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '
     'only as good as these: look at every new, enlarged and resolved lesion before you count it.'

@@ -9,7 +9,7 @@ import nibabel as nib
 
 from msapp.bids.query import Participant, Visit
 from msapp.imaging.geometry import spacing_mm
-from msapp.models.registry import models_for
+from msapp.models.registry import models_for, with_confirming
 from msapp.provenance import versions
 from msapp.reports.html import trusted
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
@@ -97,10 +97,10 @@ def _warnings(participant: Participant, settings: Settings) -> Iterator[str]:
         yield 'Made with --sloppy: the numbers are not results.'
     models = models_for(settings)
     done = ['lesions', *(['longitudinal'] if _compared(participant.visits, settings) else [])]
-    trained = [models[task] for task in done if task in models]
-    for spec in trained:
+    trained = with_confirming({task: models[task] for task in done if task in models})
+    for name, spec in {spec.name: spec for spec in trained.values()}.items():
         if spec.training.synthetic_only:
-            yield f'The network {spec.name} was trained on synthetic images alone.'
+            yield f'The network {name} was trained on synthetic images alone.'
     if 'lesions' in settings.tasks and 'lesions' not in models:
         yield (
             'Lesions come from the classical baseline, which misses faint lesions and outlines '
