@@ -68,12 +68,19 @@ def _name_channels(spec: ModelSpec) -> str:
 
 def can_find_lesions(visit: Visit, settings: Settings) -> bool:
     """Tell whether a visit has what its method needs: FLAIR, or what the network asks for."""
+    return not lacking_contrasts(visit, settings)
+
+
+def lacking_contrasts(visit: Visit, settings: Settings) -> tuple[str, ...]:
+    """Return the contrasts without which the lesions of a visit cannot be found."""
     spec = models_for(settings).get('lesions')
     if spec is None:
-        return 'FLAIR' in visit.images
-    known = [item for item in spec.channels if item.name in visit.images]
-    needed = [item for item in spec.channels if not item.may_be_missing]
-    return bool(known) and all(item in known for item in needed)
+        return () if 'FLAIR' in visit.images else ('FLAIR',)
+    names = tuple(item.name for item in spec.channels)
+    needed = tuple(item.name for item in spec.channels if not item.may_be_missing)
+    if not needed and not set(names) & set(visit.images):
+        return names
+    return tuple(name for name in needed if name not in visit.images)
 
 
 def _model_metadata(spec: ModelSpec | None, settings: Settings) -> dict[str, Any]:

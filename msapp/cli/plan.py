@@ -108,13 +108,14 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
 
 def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:
     """Say what is not done for a visit, and why."""
-    from msapp.workflows.lesions import can_find_lesions
+    from msapp.workflows.lesions import lacking_contrasts
 
-    if not can_find_lesions(visit, settings):
-        yield 'Lesions are not measured: there is no FLAIR.'
+    needed = lacking_contrasts(visit, settings)
+    if needed:
+        yield f'Lesions are not measured: there is no {" and no ".join(needed)}.'
     elif 'FLAIR' not in visit.images:
         yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
-    absent = [name for name in ('T1w', 'T2w') if name not in visit.images]
+    absent = [name for name in ('T1w', 'T2w') if name not in (*visit.images, *needed)]
     if absent:
         yield f'{" and ".join(absent)}: not found; what is measured does not need it.'
     if previous is None or 'longitudinal' not in settings.tasks:

@@ -116,6 +116,8 @@ def train(
         torch.set_num_threads(threads)
     checkpoint = out / 'checkpoints' / CHECKPOINT
     _left_out(recipe, fold)  # a fold of the recipe
+    if recipe.confirmed_by is not None:
+        load_spec(recipe.confirmed_by)  # a model of msapp
     check_origin(checkpoint, describe_origin(recipe, fold, start_from))
     resumed = step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job

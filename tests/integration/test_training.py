@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from msapp.cli.train import main
-from msapp.errors import UsageError
+from msapp.errors import MissingDependencyError, UsageError
 from msapp.models.registry import load_network, load_spec
 from msapp.models.spec import Named
 from msapp.synthesis.heads import NAMES, Head
@@ -380,6 +380,12 @@ def test_brain_masks_of_real_heads_are_learnt_from(folder, trained, tmp_path):
         assert training.synthetic_only is synthetic
         assert any('brain masks' in item.name for item in training.data) is not synthetic
     assert len(list((tmp_path / 'out' / 'cache' / 'brains').iterdir())) == 1
+
+
+def test_what_confirms_new_lesions_must_be_there_before_a_training(tmp_path):
+    recipe = load_recipe('newlesions').model_copy(update={'confirmed_by': 'nosuch'})
+    with pytest.raises(MissingDependencyError, match='nosuch: no such model is installed'):
+        fit.train(recipe, data=tmp_path, out=tmp_path / 'out')
 
 
 @pytest.mark.parametrize(('name', 'table'), [('lesions', 'brains'), ('anatomy', 'real')])

@@ -20,6 +20,7 @@ from nipype.interfaces.base import isdefined
 from nipype.interfaces.utility import IdentityInterface
 
 from msapp.bids.query import Participant, Visit
+from msapp.cli import plan
 from msapp.interfaces import figures, imaging, lesions, newlesions, outputs
 from msapp.models.registry import load_spec, save_model
 from msapp.models.spec import ModelSpec
@@ -371,6 +372,31 @@ def test_methods_name_what_a_network_needs_and_what_it_uses(image, monkeypatch, 
     given = spec.model_copy(update={'channels': tuple(channels)})
     monkeypatch.setattr(lesion_workflows, 'models_for', lambda settings: {'lesions': given})
     assert words in lesion_workflows.methods(make_settings(image)).replace('\n', ' ')
+
+
+@pytest.mark.parametrize(
+    ('missing', 'contrasts', 'lacking'),
+    [
+        ((False, True), ('FLAIR',), ()),
+        ((False, True), ('T1w',), ('FLAIR',)),
+        ((False, False), ('FLAIR', 'T2w'), ('T1w',)),
+        ((True, True), ('T1w',), ()),
+        ((True, True), ('T2w',), ('FLAIR', 'T1w')),
+    ],
+)
+def test_what_lesions_cannot_be_found_without(image, monkeypatch, missing, contrasts, lacking):
+    spec = load_spec('lesions')
+    channels = [
+        item.model_copy(update={'may_be_missing': may})
+        for item, may in zip(spec.channels, missing, strict=True)
+    ]
+    given = spec.model_copy(update={'channels': tuple(channels)})
+    monkeypatch.setattr(lesion_workflows, 'models_for', lambda settings: {'lesions': given})
+    visit, settings = Visit('ses-1', dict.fromkeys(contrasts, image)), make_settings(image)
+    assert lesion_workflows.lacking_contrasts(visit, settings) == lacking
+    assert lesion_workflows.can_find_lesions(visit, settings) is not bool(lacking)
+    told = next(plan.not_done(visit, None, settings), '')
+    assert told.startswith('Lesions are not measured: there is no ') is bool(lacking)
 
 
 def test_a_missing_flair_between_two_visits_is_not_bridged(image):
