@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
     File,
-    InterfaceInputSpec,
     SimpleInterface,
     TraitedSpec,
     traits,
@@ -19,7 +19,7 @@ from nipype.interfaces.base import (
 from msapp.errors import InputError
 
 
-class _InputSpec(InterfaceInputSpec):
+class _InputSpec(BaseInterfaceInputSpec):
     value = traits.Int(0, usedefault=True)
     in_file = File()
     mode = traits.Str('add', usedefault=True)
