@@ -30,7 +30,7 @@ lesion at the later visit (a probability of at least {growth.LIKELY:g}), and whe
 is new are at least {growth.LEAST_ODDS_RATIO:g} times those that it was one at the earlier visit."""
 SYNTHETIC_TOO = ' (trained on synthetic images alone)'
 GROWN_METHODS = f"""\
- Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {growth.REACH_MM:g} mm to where
+ Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {{reach:g}} mm{{within}}, to where
 they have brightened by {100 * growth.HALF:.0f} % of their median and the later FLAIR is at least
 {growth.LEAST_BRIGHTNESS:g} times as bright as white matter."""
 HYBRID_METHODS = f"""\
@@ -70,11 +70,18 @@ def methods(settings: Settings) -> str:
         minimum=spec.minimum_mm3,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
         confirmed=_confirmed_methods(spec),
-        grown='' if spec.architecture.name == HYBRID else GROWN_METHODS,
+        grown='' if spec.architecture.name == HYBRID else _grown_methods(spec),
     )
     if spec.architecture.name == HYBRID:
         text += HYBRID_METHODS
     return text + CHECK_METHODS if settings.self_check else text
+
+
+def _grown_methods(spec: ModelSpec) -> str:
+    if spec.confirmed_by is None:
+        return GROWN_METHODS.format(reach=growth.REACH_MM, within='')
+    within = f" within what '{spec.confirmed_by}' finds at the later visit alone"
+    return GROWN_METHODS.format(reach=growth.CONFIRMED_REACH_MM, within=within)
 
 
 def _confirmed_methods(spec: ModelSpec) -> str:

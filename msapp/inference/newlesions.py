@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 # places do not: their few voxels hardly tell how much a lesion brightened.
 HALF = 0.5
 REACH_MM = 6.0
+# Farther where a network for lesions tells how far they go.
+CONFIRMED_REACH_MM = 12.0
 LEAST_BRIGHTNESS = 1.15
 LEAST_GROWING_MM3 = 50.0
 # A place is no new lesion where none is likely at the later visit, or where the odds that it is new
@@ -124,7 +126,8 @@ def label_new_lesions(
     Of these regions a network for lesions confirms those where a lesion is likely at the later
     visit, and much less so at the earlier one (`LIKELY`, `LEAST_ODDS_RATIO`): other tissue and old
     lesions that have only brightened are no new lesions. A network that sees the whole brain fills
-    large lesions in part only: they grow, see `HALF`.
+    large lesions in part only: they grow, see `HALF`, where the network for lesions finds one at
+    the later visit and none at the earlier one.
 
     Parameters
     ----------
@@ -154,9 +157,9 @@ def label_new_lesions(
             raise ValueError(f'{spec.name}: needs the lesions that confirm what it marks')
         confirmed = _confirm(labels, probability, before, after)
         labels = label_instances(confirmed, 1.0, minimum_mm3=spec.minimum_mm3)
-        # What was a lesion before is not grown into.
-        brain = brain & (before < LIKELY)
-    grown = _grow(labels, images['previous'], images['current'], brain)
+        brain = brain & (before < LIKELY) & (after >= LIKELY)
+    reach_mm = REACH_MM if spec.confirmed_by is None else CONFIRMED_REACH_MM
+    grown = _grow(labels, images['previous'], images['current'], brain, reach_mm)
     return label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
 
 
@@ -181,12 +184,16 @@ def _log_odds(probability: Sequence[float]) -> np.ndarray:
 
 
 def _grow(
-    labels: np.ndarray, previous: np.ndarray, current: np.ndarray, brain: np.ndarray
+    labels: np.ndarray,
+    previous: np.ndarray,
+    current: np.ndarray,
+    allowed: np.ndarray,
+    reach_mm: float,
 ) -> np.ndarray:
     """Grow the instances to where their brightening has fallen to half; return the mask."""
     brightened = ndimage.gaussian_filter(current - previous, SMOOTH_MM)
-    bright = brain & (current > LEAST_BRIGHTNESS)
-    reach = round(REACH_MM)
+    bright = allowed & (current > LEAST_BRIGHTNESS)
+    reach = round(reach_mm)
     grown = labels > 0
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         around = tuple(slice(max(0, side.start - reach - 1), side.stop + reach + 1) for side in box)

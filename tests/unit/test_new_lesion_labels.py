@@ -98,6 +98,15 @@ def test_a_new_lesion_does_not_grow_into_an_old_one():
     assert not found[old].any()
 
 
+def test_a_new_lesion_grows_to_the_end_of_what_is_found_at_the_later_visit():
+    marked = LESION & (POINTS[0] > 5)
+    known = LESION & (POINTS[1] < 3)
+    everywhere = np.full(SHAPE, 1.5, np.float32)
+    found = label(marked, current=everywhere, before=BRAIN * 0.0, after=known * 1.0) > 0
+    assert found[known & (np.abs(POINTS[2]) < 4) & (POINTS[0] > -5)].all()
+    assert not found[~known & ~marked].any()
+
+
 def test_a_model_that_needs_to_be_confirmed_refuses_to_go_without():
     with pytest.raises(ValueError, match='newlesions: needs the lesions that confirm'):
         label(LESION, confirmed_by='lesions')
