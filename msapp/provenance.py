@@ -198,7 +198,11 @@ def check_models(log_dir: Path, models: Mapping[str, ModelLike]) -> None:
         used = json.loads(path.read_text(encoding='utf-8'))
     except (OSError, ValueError) as error:
         raise UsageError(f'{path}: cannot be read ({error}).') from error
-    if used != describe_models(models):
+    try:
+        now = describe_models(models)
+    except OSError as error:
+        raise UsageError(f'{error.filename}: cannot be read ({error.strerror}).') from error
+    if used != now:
         raise UsageError(f'{path}: the models are not those that are installed now.')
 
 

@@ -40,10 +40,10 @@ stable; several that become fewer are merged, and split if they become more. Les
 resolved, smaller ones unconfirmed. """
 JUDGED_METHODS = f"""\
 Where the network for new lesions looked at both visits, a lesion that only the later one shows, or
-of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} %, is new, whatever its size,
-if more than {100 * SUPPORT:.0f} % of it is in the mask of new lesions, and unconfirmed if not. A
-lesion that only the earlier visit shows is resolved if as much of it is in the mask of what is
-gone, else unconfirmed. """
+that is much larger and of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} %, is
+new, whatever its size, if more than {100 * SUPPORT:.0f} % of it is in the mask of new lesions, and
+unconfirmed if not. A lesion that only the earlier visit shows is resolved if as much of it is in
+the mask of what is gone, else unconfirmed. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '
     'only as good as these: look at every new, enlarged and resolved lesion before you count it.'

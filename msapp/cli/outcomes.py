@@ -7,7 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from msapp.cli.console import say
-from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, MsappError, StorageError, UsageError
+from msapp.errors import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    MissingDependencyError,
+    MsappError,
+    StorageError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     import logging
@@ -52,7 +59,7 @@ def settings_of_results(settings: Settings, participant: str, logger: logging.Lo
         values |= {name: getattr(settings, name) for name in folders}
         recorded = make_settings(values)
         check_models(run, with_confirming(models_for(recorded)))
-    except UsageError as error:
+    except (UsageError, MissingDependencyError) as error:
         logger.warning(
             '%s: its report tells the methods of this command, which may not be those that made '
             'its files. %s',

@@ -157,9 +157,12 @@ def label_new_lesions(
             raise ValueError(f'{spec.name}: needs the lesions that confirm what it marks')
         confirmed = _confirm(labels, probability, before, after)
         labels = label_instances(confirmed, 1.0, minimum_mm3=spec.minimum_mm3)
-        brain = brain & (before < LIKELY) & (after >= LIKELY)
-    reach_mm = REACH_MM if spec.confirmed_by is None else CONFIRMED_REACH_MM
-    grown = _grow(labels, images['previous'], images['current'], brain, reach_mm)
+        free = brain & (before < LIKELY)
+        allowed, reach_mm = free & (after >= LIKELY), CONFIRMED_REACH_MM
+    else:
+        free, allowed, reach_mm = brain, brain, REACH_MM
+    grown = _grow(labels, images['previous'], images['current'], allowed, reach_mm)
+    grown |= ndimage.binary_fill_holes(grown) & free
     return label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
 
 
@@ -194,7 +197,7 @@ def _grow(
     brightened = ndimage.gaussian_filter(current - previous, SMOOTH_MM)
     bright = allowed & (current > LEAST_BRIGHTNESS)
     reach = round(reach_mm)
-    grown = labels > 0
+    grown: np.ndarray = labels > 0
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         around = tuple(slice(max(0, side.start - reach - 1), side.stop + reach + 1) for side in box)
         seed = labels[around] == label
@@ -207,7 +210,7 @@ def _grow(
         body = seed | ndimage.binary_opening(like & near | seed)
         parts, _ = ndimage.label(body)
         grown[around] |= np.isin(parts, np.unique(parts[seed]))
-    return ndimage.binary_fill_holes(grown)
+    return grown
 
 
 def _predict_candidates(

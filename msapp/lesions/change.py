@@ -98,8 +98,9 @@ CHANGE_COLUMNS = {
     'labels_after': 'the same at the later visit',
     'volume_before_ml': 'their volume at the earlier visit, ml',
     'volume_after_ml': 'their volume at the later visit, ml',
-    'change_ml': 'volume after less volume before, ml',
-    'change_percent': 'the same in percent of the volume before; missing if that is 0',
+    'change_ml': 'volume after less volume before, ml; of linked lesions of the part that both '
+    'visits show',
+    'change_percent': 'the same in percent of that volume before; missing if that is 0',
     'change_ml_per_year': 'change_ml by years between the visits; missing where the days between '
     f'them are not known, or fewer than {LEAST_INTERVAL_DAYS:g}',
     'change_percent_per_year': 'change_percent by years between the visits; missing likewise',
@@ -173,8 +174,9 @@ class Comparison:
     def measures(self) -> dict[str, float]:
         """Return how many changes there are of each of `COUNTED`, and their volumes, ml.
 
-        Of what is seen at one visit only that is its volume there, as ``new_lesion_volume_ml``; of
-        enlarged and shrunken lesions the difference, as ``enlarged_lesion_change_ml``.
+        Of what is seen at one visit only that is its volume there, as ``new_lesion_volume_ml``, of
+        what was a speck its volume at the later one; of enlarged and shrunken lesions the
+        difference, as ``enlarged_lesion_change_ml``.
         """
         found: dict[str, float] = {}
         for kind in COUNTED:
@@ -184,7 +186,7 @@ class Comparison:
                 differences = [change.change_ml for change in changes]
                 found[f'{kind}_lesion_change_ml'] = float(sum(differences))
             else:
-                volumes = [change.volume_before_ml + change.volume_after_ml for change in changes]
+                volumes = [change.volume_after_ml or change.volume_before_ml for change in changes]
                 found[f'{kind}_lesion_volume_ml'] = float(sum(volumes))
         return found
 
@@ -276,8 +278,11 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
     before_mm3 = float(pair.before.voxels[rows].sum() * pair.voxel_mm3)
     after_mm3 = float(pair.after.voxels[columns].sum() * pair.voxel_mm3)
     shared_mm3 = float(pair.shared[np.ix_(rows, columns)].sum() * pair.voxel_mm3)
-    change_mm3 = after_mm3 - before_mm3
-    percent = 100 * change_mm3 / before_mm3 if rows.size else math.nan
+    seen_mm3, now_mm3 = before_mm3, after_mm3
+    if rows.size and columns.size:
+        seen_mm3, now_mm3 = _visible_mm3(pair, rows, columns)
+    change_mm3 = now_mm3 - seen_mm3
+    percent = 100 * change_mm3 / seen_mm3 if seen_mm3 else math.nan
     return Change(
         kind=_classify(pair, rows, columns),
         identifiers_before=tuple(group.before),
@@ -320,16 +325,18 @@ def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
     earlier, later = (max(count, 1) for count in large)
     if earlier != later:
         return 'merged' if later < earlier else 'split'
+    return classify_volumes(*_visible_mm3(pair, rows, columns))
+
+
+def _visible_mm3(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> tuple[float, float]:
+    """Return the volumes of a group at each visit, as far as the other one shows them."""
     before, after = pair.visible[0][rows].sum(), pair.visible[1][columns].sum()
-    return classify_volumes(before * pair.voxel_mm3, after * pair.voxel_mm3)
+    return float(before * pair.voxel_mm3), float(after * pair.voxel_mm3)
 
 
 def _hardly_covered(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> bool:
     """Tell whether what was there before is but specks in a much larger lesion."""
-    before_mm3, after_mm3 = (
-        lesions.voxels[places].sum() * pair.voxel_mm3
-        for lesions, places in ((pair.before, rows), (pair.after, columns))
-    )
+    before_mm3, after_mm3 = _visible_mm3(pair, rows, columns)
     shared_mm3 = pair.shared[np.ix_(rows, columns)].sum() * pair.voxel_mm3
     little = shared_mm3 < LEAST_OVERLAP * after_mm3
     return bool(little and classify_volumes(before_mm3, after_mm3) == 'enlarged')

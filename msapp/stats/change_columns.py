@@ -15,7 +15,7 @@ CHANGES: dict[str, Column] = {
     'kind': column(
         'What became of a lesion, or of a group of lesions that overlap between the visits: new, '
         'enlarged, stable, shrunken, resolved, merged, split; unconfirmed is what one visit alone '
-        'shows without support.',
+        'shows without support, or what had been a speck.',
         source='30 % and 12 mm^3 of change, at least 6 mm^3: spinalcordtoolbox issue 4786, Anima; '
         'new and resolved by --new-lesion-method where a network looked',
     ),
@@ -35,7 +35,12 @@ CHANGES: dict[str, Column] = {
     ),
     'volume_before_ml': column('Their volume at the visit before.', 'mL', _INSTANCES),
     'volume_after_ml': column('Their volume at this visit.', 'mL', _INSTANCES),
-    'change_ml': column('Volume at this visit less that at the visit before.', 'mL', _INSTANCES),
+    'change_ml': column(
+        'Volume at this visit less that at the visit before; of lesions of both visits that of the '
+        'part that both brain masks hold.',
+        'mL',
+        _INSTANCES,
+    ),
     'change_percent': column(
         'The same in percent of the volume at the visit before; n/a for new lesions.',
         '%',

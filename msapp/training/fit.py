@@ -17,7 +17,13 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader, Dataset
 
 from msapp.errors import UsageError
-from msapp.models.registry import HYBRID, load_network, load_spec, save_model
+from msapp.models.registry import (
+    HYBRID,
+    confirming_model,
+    load_network,
+    load_spec,
+    save_model,
+)
 from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
@@ -116,8 +122,7 @@ def train(
         torch.set_num_threads(threads)
     checkpoint = out / 'checkpoints' / CHECKPOINT
     _left_out(recipe, fold)  # a fold of the recipe
-    if recipe.confirmed_by is not None:
-        load_spec(recipe.confirmed_by)  # a model of msapp
+    confirming_model(describe_model(recipe, heads=1, bank=None, real=None))
     check_origin(checkpoint, describe_origin(recipe, fold, start_from))
     resumed = step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job

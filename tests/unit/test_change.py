@@ -481,9 +481,10 @@ def test_a_lesion_does_not_change_where_the_other_visit_does_not_show_it(edge):
         (lesion, lesion * part, (whole, part)),
         (lesion * part, lesion, (part, whole)),
     ):
-        change = single(before, after, seen=seen)
-        assert change.kind == 'stable'
-        assert change.new_part_ml == 0
+        for new in (None, EMPTY > 0):
+            change = single(before, after, seen=seen, new=new)
+            assert change.kind == 'stable'
+            assert change.change_ml == change.change_percent == change.new_part_ml == 0
     assert kinds(lesion, lesion * part, seen=(whole, whole)) == ['shrunken']
 
 
@@ -491,5 +492,8 @@ def test_a_lesion_does_not_change_where_the_other_visit_does_not_show_it(edge):
 def test_a_speck_does_not_enlarge_to_a_lesion_that_no_detector_marked(start, kind):
     lesion = rods((4, 20))
     speck = rods((start, 20))
-    assert kinds(speck, lesion, new=EMPTY > 0) == [kind]
+    found = compare_visits(speck, lesion, 1.0, new=EMPTY > 0)
+    assert [change.kind for change in found.changes] == [kind]
+    grown = found.measures()['unconfirmed_lesion_volume_ml']
+    assert grown == (0 if kind == 'stable' else pytest.approx((lesion > 0).sum() / 1000))
     assert kinds(speck, lesion) == ['stable' if start == 4 else 'enlarged']

@@ -98,6 +98,12 @@ def test_a_new_lesion_does_not_grow_into_an_old_one():
     assert not found[old].any()
 
 
+def test_an_old_lesion_with_a_new_rim_all_round_stays_old():
+    core = np.linalg.norm(POINTS, axis=0) < 5
+    found = label(LESION & ~core, before=core * 1.0, after=LESION * 1.0) > 0
+    assert (found == (LESION & ~core)).all()
+
+
 def test_a_new_lesion_grows_to_the_end_of_what_is_found_at_the_later_visit():
     marked = LESION & (POINTS[0] > 5)
     known = LESION & (POINTS[1] < 3)

@@ -206,12 +206,17 @@ def test_the_criteria_are_headed_research_use(tmp_path):
         state='met',
         lesions='1,4',
     )
+    other = item | {'item': 'cord', 'state': 'not measured', 'lesions': None}
     path = tmp_path / 'sub-01' / 'sub-01_desc-dissemination_stats.tsv'
-    write_table(path, [item], DISSEMINATION)
+    write_table(path, [item, other], DISSEMINATION)
     page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
     shown = page.partition('Research use: imaging items of the McDonald criteria 2017</h3>')[2]
     assert re.search(r'Research use only: .*?Not a diagnosis\.</p>', shown)
     assert '>1,4</td>' in shown
+    # The state of an item is one of its words, and not the same as no words.
+    cells = re.findall(r'<td[^>]*>([^<]*)</td>', shown.partition('</table>')[0])
+    assert cells.count('not measured') == 1
+    assert '–' in cells
     assert 'desc-timeline' not in page  # one visit has none
 
 
