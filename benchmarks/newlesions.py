@@ -369,7 +369,10 @@ def score_drawn(given: argparse.Namespace) -> None:
     for name, group in changed.groupby('method'):
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
-    print(f'{given.samples} drawn a line, of {len(heads)} label maps held out; n is their size.')
+    print(
+        f'{given.samples} pairs drawn for each line, of {len(heads)} label maps that were held out; '
+        'n of a line is its size: pairs that show no change are left out where one was drawn.'
+    )
 
 
 def draw_pairs(generator: PairGenerator, count: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:

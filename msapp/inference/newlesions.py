@@ -32,8 +32,8 @@ CONFIRMED_REACH_MM = 12.0
 LEAST_BRIGHTNESS = 1.15
 LEAST_GROWING_MM3 = 50.0
 # A place is no new lesion where none is likely at the later visit, or where the odds that it is new
-# are not at least so many times those that it was one before. Set on drawn pairs, where 0.4 false
-# places a patch are left.
+# are not at least so many times those that it was one before. Set on drawn pairs of the training's
+# label maps, where nothing changed.
 LIKELY = 0.5
 LEAST_ODDS_RATIO = 30.0
 # Probabilities nearer to 0 and 1 are not told apart.

@@ -355,6 +355,17 @@ def test_what_confirms_new_lesions_is_told_by_report_and_sidecar(image):
     assert {item['ModelSHA256'] for item in told.values()} == {confirming.weights_sha256}
 
 
+def use_channels(monkeypatch, missing):
+    """Let lesions be found by a network whose FLAIR and T1w may be missing, or may not."""
+    spec = load_spec('lesions')
+    channels = [
+        item.model_copy(update={'may_be_missing': may})
+        for item, may in zip(spec.channels, missing, strict=True)
+    ]
+    given = spec.model_copy(update={'channels': tuple(channels)})
+    monkeypatch.setattr(lesion_workflows, 'models_for', lambda settings: {'lesions': given})
+
+
 @pytest.mark.parametrize(
     ('missing', 'words'),
     [
@@ -364,13 +375,7 @@ def test_what_confirms_new_lesions_is_told_by_report_and_sidecar(image):
     ],
 )
 def test_methods_name_what_a_network_needs_and_what_it_uses(image, monkeypatch, missing, words):
-    spec = load_spec('lesions')
-    channels = [
-        item.model_copy(update={'may_be_missing': may})
-        for item, may in zip(spec.channels, missing, strict=True)
-    ]
-    given = spec.model_copy(update={'channels': tuple(channels)})
-    monkeypatch.setattr(lesion_workflows, 'models_for', lambda settings: {'lesions': given})
+    use_channels(monkeypatch, missing)
     assert words in lesion_workflows.methods(make_settings(image)).replace('\n', ' ')
 
 
@@ -385,13 +390,7 @@ def test_methods_name_what_a_network_needs_and_what_it_uses(image, monkeypatch, 
     ],
 )
 def test_what_lesions_cannot_be_found_without(image, monkeypatch, missing, contrasts, lacking):
-    spec = load_spec('lesions')
-    channels = [
-        item.model_copy(update={'may_be_missing': may})
-        for item, may in zip(spec.channels, missing, strict=True)
-    ]
-    given = spec.model_copy(update={'channels': tuple(channels)})
-    monkeypatch.setattr(lesion_workflows, 'models_for', lambda settings: {'lesions': given})
+    use_channels(monkeypatch, missing)
     visit, settings = Visit('ses-1', dict.fromkeys(contrasts, image)), make_settings(image)
     assert lesion_workflows.lacking_contrasts(visit, settings) == lacking
     assert lesion_workflows.can_find_lesions(visit, settings) is not bool(lacking)
