@@ -370,7 +370,7 @@ def score_drawn(given: argparse.Namespace) -> None:
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
     print(
-        f'{given.samples} pairs drawn for each line, of {len(heads)} label maps that were held out; '
+        f'{given.samples} pairs drawn for each line, of {len(heads)} label maps held out; '
         'n of a line is its size: pairs that show no change are left out where one was drawn.'
     )
 

@@ -106,16 +106,19 @@ def confirming_model(spec: ModelSpec) -> ModelSpec | None:
     """
     if spec.confirmed_by is None:
         return None
-    where = f'{spec.folder / SPEC_FILE}: confirmed_by'
-    try:
-        found = load_spec(spec.confirmed_by)
-    except MissingDependencyError as error:
-        raise MissingDependencyError(f'{where}: {error}') from error
+    where = f'{spec.folder / SPEC_FILE}: confirmed_by {spec.confirmed_by}'
+    installed = find_models()
+    if spec.confirmed_by not in installed:
+        raise MissingDependencyError(
+            f'{where}: no such model is installed. Name one that tells lesions from FLAIR alone, '
+            f'such as lesions, or leave it out. Installed: {", ".join(installed)}.'
+        )
+    found = load_spec(spec.confirmed_by)
     needed = {channel.name for channel in found.channels if not channel.may_be_missing}
     if found.task != 'lesions' or found.threshold is None or not needed <= {'FLAIR'}:
         raise MissingDependencyError(
-            f'{where} {spec.confirmed_by}: this is no model that tells lesions from FLAIR alone. '
-            'Name another, or leave it out.'
+            f'{where}: this is no model that tells lesions from FLAIR alone. Name one that does, '
+            'such as lesions, or leave it out.'
         )
     return found
 

@@ -305,10 +305,7 @@ def test_damaged_weights_of_what_confirms_new_lesions_are_found_before_any_work(
     model, tmp_path, monkeypatch
 ):
     made = of_two_visits(tmp_path / 'mine', confirmed_by='toy')
-    read = registry.load_spec
-    monkeypatch.setattr(
-        registry, 'load_spec', lambda name, **_: read(model.folder if name == 'toy' else name)
-    )
+    monkeypatch.setattr(registry, 'find_models', lambda *_: {'toy': model.folder})
     given = settings(lesion_model='threshold', new_lesion_method=str(made.folder))
     plan.check_available(given)
     model.weights.write_bytes(b'')
