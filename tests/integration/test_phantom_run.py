@@ -114,6 +114,13 @@ def log_dir(processed) -> Path:
 # --- The run and what it leaves ----------------------------------------------------------------
 
 
+def test_the_run_names_all_of_its_models(processed):
+    path = min(processed.out.glob('logs/*/models.json'))
+    used = json.loads(path.read_text(encoding='utf-8'))
+    assert used['longitudinal']['name'] == 'newlesions'
+    assert used['longitudinal, confirming']['name'] == 'lesions'
+
+
 def test_the_run_ends_well_with_a_line_for_each_participant(processed):
     assert processed.run.returncode == 0, processed.run.stderr
     lines = processed.run.stdout.splitlines()

@@ -194,6 +194,13 @@ def test_visits_of_different_models_are_named(tmp_path, second, named):
     ]
 
 
+def test_different_ways_of_brain_extraction_are_named(tmp_path):
+    for session, way in (('ses-1', 'network'), ('ses-2', 'template'), ('ses-3', 'network')):
+        visit_files(tmp_path, session=session, brain_extraction=way)
+    (problem,) = collect_group(tmp_path).problems
+    assert 'brain_extraction: not the same for all visits: network (n = 2), template (n' in problem
+
+
 def test_one_broken_table_is_named_and_the_rest_is_kept(tmp_path):
     visit_files(tmp_path)
     broken = visit_files(tmp_path, participant='sub-02')
