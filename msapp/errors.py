@@ -6,6 +6,8 @@ A message says what is wrong, where, and what to do about it:
 
 from __future__ import annotations
 
+from typing import Any
+
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
 
@@ -53,6 +55,13 @@ class InternalError(MsappError):
 
 
 class InterruptedRunError(MsappError):
-    """The run was stopped by SIGINT or SIGTERM."""
+    """The run was stopped by SIGINT or SIGTERM.
+
+    Attributes
+    ----------
+    outcomes : tuple of msapp.engine.record.Outcome
+        How far the participants had come by then.
+    """
 
     exit_code = 130
+    outcomes: tuple[Any, ...] = ()

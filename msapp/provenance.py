@@ -8,7 +8,8 @@ import json
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -228,10 +229,57 @@ def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
     return path
 
 
-def find_run(output_dir: Path, participant: str) -> Path | None:
-    """Return the folder of the last run that worked on a participant; None if none is known.
+@dataclass(frozen=True)
+class Run:
+    """A run, and how one participant ended in it.
 
-    A run that wrote reports alone took no step.
+    Attributes
+    ----------
+    folder : Path
+        Of its record, below ``logs``.
+    participant, status : str
+        As in ``summary.tsv``.
+    error : str
+        Empty where there is none.
+    steps, taken : int
+        How many there were to do, and how many were run or reused.
+    """
+
+    folder: Path
+    participant: str
+    status: str
+    error: str
+    steps: int
+    taken: int
+
+    @property
+    def began(self) -> bool:
+        """Whether it may have written any file of the participant."""
+        return bool(self.taken) or (self.status == 'failed' and bool(self.steps))
+
+
+def read_runs(output_dir: Path) -> Iterator[Run]:
+    """Give every participant of every run that came to an end, the newest run first."""
+    for summary in sorted(output_dir.glob('logs/*/summary.tsv'), reverse=True):
+        with summary.open(encoding='utf-8', newline='') as stream:
+            for row in csv.DictReader(stream, delimiter='\t', quoting=csv.QUOTE_NONE, restval=''):
+                steps, run, reused = (
+                    int(text) if (text := row.get(name, '')).isdecimal() else 0
+                    for name in ('steps_total', 'steps_run', 'steps_reused')
+                )
+                error = row.get('error', '').removeprefix(NOT_AVAILABLE)
+                yield Run(
+                    summary.parent,
+                    row.get('participant_id', ''),
+                    row.get('status', ''),
+                    error,
+                    steps,
+                    run + reused,
+                )
+
+
+def find_run(output_dir: Path, participant: str) -> Run | None:
+    """Return the last run that worked on a participant; None if none is known.
 
     Parameters
     ----------
@@ -240,13 +288,20 @@ def find_run(output_dir: Path, participant: str) -> Path | None:
     participant : str
         As in ``summary.tsv``.
     """
-    for summary in sorted(output_dir.glob('logs/*/summary.tsv'), reverse=True):
-        with summary.open(encoding='utf-8', newline='') as stream:
-            for row in csv.DictReader(stream, delimiter='\t', quoting=csv.QUOTE_NONE):
-                steps = row.get('steps_total') or ''
-                if row.get('participant_id') == participant and steps.isdecimal() and int(steps):
-                    return summary.parent
-    return None
+    runs = read_runs(output_dir)
+    return next((run for run in runs if run.participant == participant and run.began), None)
+
+
+def find_unfinished(output_dir: Path) -> dict[str, str]:
+    """Return participants whose last run did not end well, and why.
+
+    A run that left one out since another was at work on it says nothing of it.
+    """
+    last: dict[str, Run] = {}
+    for run in read_runs(output_dir):
+        if run.steps or run.status != 'not run':
+            last.setdefault(run.participant, run)
+    return {name: run.error for name, run in sorted(last.items()) if run.status != 'done'}
 
 
 def tsv_cell(value: object) -> str:

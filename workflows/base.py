@@ -130,7 +130,7 @@ def _add_outputs(
     columns = [_summary_columns(participant.label, visit) for visit in visits]
     found, new = {}, {}
     for index, visit in enumerate(visits):
-        session.add_visit_outputs(applied[index], sinks[index])
+        session.add_visit_outputs(fits[index], applied[index], sinks[index])
         if 'lesions' in settings.tasks and lesions.can_find_lesions(visit, settings):
             found[index] = _add_lesions(sinks[index], fits[index], applied[index], space)
             measures[index]['lesions'] = found[index], 'outputnode.measures'

@@ -15,6 +15,7 @@ from msapp.models.registry import ModelSpec, confirming_model
 
 # Memory that holds a few images of the individual grid, GB.
 SMALL_GB, LARGE_GB = 1.0, 2.0
+FIGURES = 'figures'
 # A network of the size that may be shipped, its windows, and torch itself.
 NETWORK_GB = 3.0
 
@@ -89,7 +90,7 @@ def leftovers(graph: pe.Workflow, output_dir: Path, participant: str) -> list[Pa
     """Return a participant's results that are not of this graph, but of earlier runs.
 
     Other tasks, another choice of visits or a visit in between leave them behind. Figures are not
-    among them: reports show those of this run alone.
+    among them, see `remove_old_figures`.
 
     Parameters
     ----------
@@ -98,14 +99,37 @@ def leftovers(graph: pe.Workflow, output_dir: Path, participant: str) -> list[Pa
     participant : str
         Label with prefix.
     """
+    unplanned = _unplanned(graph, output_dir, f'{participant}/**/*.*')
+    return [path for path in unplanned if FIGURES not in path.parts]
+
+
+def remove_old_figures(graph: pe.Workflow, output_dir: Path, participant: str) -> None:
+    """Remove the figures of earlier runs that this graph does not make.
+
+    A report shows what figures there are: beside the numbers of this run they would be false.
+
+    Parameters
+    ----------
+    graph : nipype.Workflow
+    output_dir : Path
+    participant : str
+        Label with prefix.
+    """
+    for path in _unplanned(graph, output_dir, f'{participant}/{FIGURES}/*.*'):
+        (output_dir / path).unlink(missing_ok=True)
+
+
+def _unplanned(graph: pe.Workflow, output_dir: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern, below the output folder, that no sink of a graph writes."""
     nodes = [graph.get_node(name) for name in graph.list_node_names()]
     planned = {
-        _stem(Path(node.inputs.name)) for node in nodes if isinstance(node.inputs, SinkInput)
+        _stem(Path(name))
+        for node in nodes
+        if isinstance(node.inputs, SinkInput)
+        for name in (node.inputs.name, *node.inputs.others)
     }
-    found = (path.relative_to(output_dir) for path in output_dir.glob(f'{participant}/**/*.*'))
-    return sorted(
-        path for path in found if 'figures' not in path.parts and _stem(path) not in planned
-    )
+    found = (path.relative_to(output_dir) for path in output_dir.glob(pattern))
+    return sorted(path for path in found if _stem(path) not in planned)
 
 
 def _stem(path: Path) -> Path:

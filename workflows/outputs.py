@@ -163,9 +163,9 @@ class VisitSinks(Sinks):
         *,
         space: str,
         contrasts: tuple[str, ...],
-        stripped: bool = False,
         since: Visit | None = None,
         metadata: dict[str, Any] | None = None,
+        found: Source | None = None,
         **entities: str,
     ) -> None:
         """Write an image with its sidecar.
@@ -178,12 +178,12 @@ class VisitSinks(Sinks):
             ``orig``, ``individual`` or MNI.
         contrasts : tuple of str
             Contrasts it was made from, for ``Sources``.
-        stripped : bool
-            Whether everything outside the brain is zero.
         since : Visit, optional
             An earlier visit it was made from too: the same contrasts.
         metadata : dict, optional
             More keys of the sidecar.
+        found : tuple of Node and str, optional
+            Gives further keys, known once steps have run.
         **entities : str
             For the name; ``suffix`` is needed.
         """
@@ -195,13 +195,15 @@ class VisitSinks(Sinks):
                 for contrast in contrasts
             ],
             'SpatialReference': self._spatial_reference(space),
-            'SkullStripped': stripped,
+            'SkullStripped': False,
             **(metadata or {}),
         }
         start = '_'.join(filter(None, (self.participant, self.visit.session)))
         name = safe_name(path.name.removesuffix('.nii.gz').removeprefix(start))
         node = self._add(outputs.SaveImage(), f'save{name}', path, metadata=sidecar)
         self.workflow.connect(*source, node, 'in_file')
+        if found is not None:
+            self.workflow.connect(*found, node, 'found')
 
     def transform(self, source: Source, *, origin: str, target: str, **entities: str) -> None:
         """Write a transform that resamples images of ``origin`` onto ``target``."""

@@ -20,20 +20,22 @@ from msapp.workflows.nodes import LARGE_GB, SMALL_GB, make_network_node, make_no
 from msapp.workflows.outputs import MNI, NETWORK, VisitSinks, model_metadata
 
 TISSUES = ('brain', 'white_matter', 'grey_matter')
-BRAIN_FIELDS = (*TISSUES, 'from_mni', 'measures')
+PREPARED = ('preproc', 'xfm', 'metadata')
+BRAIN_FIELDS = (*TISSUES, 'from_mni', 'measures', 'metadata')
 
 FIT_METHODS = """\
 Images were corrected for the receive field with N4 (Tustison et al., IEEE TMI 2010) and other
 contrasts were registered rigidly to the {reference} of their visit with ANTs (Avants et al.,
-NeuroImage 2011; Mattes mutual information). The brain mask was found by {brain}. """
+NeuroImage 2011; Mattes mutual information). The brain mask was found by {brain}. An image that was
+skull-stripped already kept its own mask. """
 BRAIN_METHODS = {
     'template': 'laying MNI152NLin2009aSym (Fonov et al., NeuroImage 2011) into the head (rigid '
     'to affine, then a coarse SyN; Avants et al., Med Image Anal 2008)',
     'bet': 'FSL BET (Smith, Hum Brain Mapp 2002)',
     NETWORK: "the network '{name}' {version}, which tells zones of the brain apart on an image of "
     'any contrast (trained on images drawn from label maps of heads, after Billot et al., Med '
-    'Image Anal 2023); MNI152NLin2009aSym (Fonov et al., NeuroImage 2011) was registered to it '
-    'affinely',
+    'Image Anal 2023{real}); MNI152NLin2009aSym (Fonov et al., NeuroImage 2011) was registered to '
+    'it affinely',
 }
 
 
@@ -41,7 +43,12 @@ def brain_methods(settings: Settings) -> str:
     """Return how the brain is found, for the sentence of `FIT_METHODS`."""
     text = BRAIN_METHODS[settings.brain_extraction]
     spec = _anatomy_model(settings)
-    return text if spec is None else text.format(name=spec.name, version=spec.version)
+    if spec is not None:
+        real = '' if spec.training.synthetic_only else ', and on real heads with manual brain masks'
+        text = text.format(name=spec.name, version=spec.version, real=real)
+    if settings.derivatives:
+        text += '; where a mask was given with --derivatives, that was taken'
+    return text
 
 
 def carried(settings: Settings) -> tuple[str, ...]:
@@ -76,7 +83,7 @@ def init_visit_fit_wf(
         Bias-corrected image on its own grid.
     to_reference_<contrast>
         Transform that resamples it onto the reference (not for the reference itself).
-    brain, white_matter, grey_matter, from_mni, measures
+    brain, white_matter, grey_matter, from_mni, measures, metadata
         Of `msapp.interfaces.imaging.ExtractBrain`.
     zones
         Of `msapp.interfaces.imaging.SegmentAnatomy`, with ``--brain-extraction network``.
@@ -110,6 +117,7 @@ def init_visit_fit_wf(
     workflow.connect(corrected[visit.reference], 'out_file', brain, 'in_file')
     if spec := _anatomy_model(settings):
         zones = make_network_node(imaging.SegmentAnatomy(), 'zones', spec)
+        brain.inputs.model = model_metadata(spec)
         workflow.connect(corrected[visit.reference], 'out_file', zones, 'in_file')
         workflow.connect(zones, 'zones', brain, 'zones')
         workflow.connect(zones, 'zones', outputnode, 'zones')
@@ -145,8 +153,9 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
 
     Outputs
     -------
-    preproc_<contrast>, xfm_<contrast>
-        Normalised image in ``individual``, and the transform that took it there.
+    preproc_<contrast>, xfm_<contrast>, metadata_<contrast>
+        Normalised image in ``individual``, the transform that took it there, and keys of its
+        sidecar.
     brain_mask, brain_mask_orig, white_matter, grey_matter
         Masks in ``individual`` and ``orig``; tissue probabilities in ``individual``.
     zones
@@ -169,7 +178,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
         niu.IdentityInterface(
             ['brain_mask', 'brain_mask_orig', 'white_matter', 'grey_matter', 'zones']
             + ['measures_brain', 'measures_noise']
-            + [f'{kind}_{contrast}' for contrast in visit.images for kind in ('preproc', 'xfm')]
+            + [f'{kind}_{contrast}' for contrast in visit.images for kind in PREPARED]
             + [f'alignment_{contrast}' for contrast in others]
         ),
         name='outputnode',
@@ -241,23 +250,22 @@ def _add_contrast(
     workflow.connect(masks, 'individual', prepare, 'brain_mask')
     workflow.connect(masks, 'white_matter', prepare, 'white_matter')
     workflow.connect(prepare, 'out_file', outputnode, f'preproc_{contrast}')
+    workflow.connect(prepare, 'metadata', outputnode, f'metadata_{contrast}')
     return prepare
 
 
-def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
+def add_visit_outputs(fit: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks) -> None:
     """Write one visit's images, masks, transforms and figures.
 
     Parameters
     ----------
-    applied : nipype.Workflow
-        Of :func:`init_visit_apply_wf`.
+    fit, applied : nipype.Workflow
+        Of :func:`init_visit_fit_wf` and :func:`init_visit_apply_wf`.
     sinks : VisitSinks
     """
     visit = sinks.visit
     reference = visit.reference
     spec = _anatomy_model(sinks.settings)
-    method = {'Method': sinks.settings.brain_extraction, 'Type': 'Brain'}
-    method |= {} if spec is None else model_metadata(spec)
 
     def out(field: str) -> tuple[Any, str]:
         return applied, f'outputnode.{field}'
@@ -270,7 +278,8 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
                 contrasts=(reference,),
                 desc='brain',
                 suffix='mask',
-                metadata=method,
+                metadata={'Type': 'Brain'},
+                found=(fit, 'outputnode.metadata'),
             )
     if spec is not None:
         _add_zones(out, sinks, spec)
@@ -282,6 +291,7 @@ def add_visit_outputs(applied: pe.Workflow, sinks: VisitSinks) -> None:
             contrasts=(contrast,),
             desc='preproc',
             metadata={'Normalization': 'mode of white matter is 1'},
+            found=out(f'metadata_{contrast}'),
             **entities,
         )
         agent = {'ceagent': entities['ceagent']} if 'ceagent' in entities else {}

@@ -17,12 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msapp.cli.console import complain, ensure_user, open_missing_streams, say
-from msapp.cli.outcomes import exit_code, left_out, print_summary, write_reports
+from msapp.cli.outcomes import (
+    exit_code,
+    left_out,
+    print_summary,
+    warn_of_leftovers,
+    write_reports,
+)
 from msapp.cli.parser import parse
 from msapp.errors import (
     EXIT_DONE,
     InputError,
     InternalError,
+    InterruptedRunError,
     LockedError,
     MsappError,
 )
@@ -126,7 +133,7 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     code = EXIT_DONE
     if 'participant' in settings.levels:
         code = run_participants(settings, verbosity, command)
-    if 'group' in settings.levels:
+    if 'group' in settings.levels and not settings.boilerplate_only:
         code = _add_group_level(settings, code)
     return code
 
@@ -155,28 +162,32 @@ def run_participants(settings: Settings, verbosity: int, command: Sequence[str])
     try:
         _validate_input(settings, logger)
         planned = plan_participants(settings)
-        with Locks(_shared_folders(settings), len(planned)) as locks:
+        # In both folders another run may be at work on the same participants.
+        with Locks([settings.output_dir, settings.work_path], len(planned)) as locks:
             ours, outcomes = _claim(planned, settings, locks, logger)
             sound = [participant for participant in ours if not participant.error]
-            warnings: dict[str, str] = {}
+            warnings: dict[str, list[str]] = {}
+            interrupt = None
             if sound and not settings.reports_only:
-                done, warnings = _process(settings, sound, log_dir, limits)
+                done, warnings, interrupt = _process(settings, sound, log_dir, limits)
                 outcomes += done
                 _remove_leftovers(settings, sound)  # of workers that were killed
-            for label, text in warnings.items():
-                logger.warning('%s: %s', label, text)
-            outcomes = write_reports(settings, ours, outcomes, warnings, logger)
+            for label, sentences in warnings.items():
+                logger.warning('%s: %s', label, ' '.join(sentences))
+            untouched = {item.participant for item in outcomes if _was_not_begun(item)}
+            pages = [item for item in ours if not (interrupt and item.label in untouched)]
+            outcomes = write_reports(settings, pages, outcomes, warnings, logger)
         print_summary(outcomes, settings)
         write_summary(log_dir, sorted(outcomes, key=lambda outcome: outcome.participant))
     finally:
         close_logging(logger)
+    if interrupt:
+        raise interrupt
     return exit_code(outcomes)
 
 
-def _shared_folders(settings: Settings) -> list[Path]:
-    """Return the folders in which another run may be at work on the same participants."""
-    inside = settings.work_path.is_relative_to(settings.output_dir)
-    return [settings.output_dir] if inside else [settings.output_dir, settings.work_path]
+def _was_not_begun(outcome: Outcome) -> bool:
+    return outcome.status == 'not run' and not outcome.steps_run + outcome.steps_reused
 
 
 def _claim(
@@ -220,12 +231,15 @@ def _validate_input(settings: Settings, logger: logging.Logger) -> None:
 
 def _process(
     settings: Settings, participants: Sequence[Participant], log_dir: Path, limits: Limits
-) -> tuple[list[Outcome], dict[str, str]]:
-    """Build the graph of the participants and run it; return a warning of some of them too."""
+) -> tuple[list[Outcome], dict[str, list[str]], InterruptedRunError | None]:
+    """Build the graph of the participants and run it.
+
+    Returns how they ended, warnings of some of them, and what broke the run off, if anything did.
+    """
     from msapp.bids.query import find_given_masks
     from msapp.engine.run import run_graph
     from msapp.workflows.base import WORKFLOW_NAME, init_msapp_wf
-    from msapp.workflows.nodes import leftovers
+    from msapp.workflows.nodes import remove_old_figures
 
     graph, names = init_msapp_wf(
         participants=participants,
@@ -239,32 +253,27 @@ def _process(
         # Graphviz draws the picture; without it the graph is still written, as text.
         kind = 'svg' if shutil.which('dot') else 'dot'
         graph.write_graph(str(log_dir / 'graph.dot'), graph2use='colored', format=kind)
-    warnings = {
-        label: _of_earlier_runs(found)
-        for label in (participant.label for participant in participants)
-        if (found := leftovers(graph, settings.output_dir, label))
-    }
-    outcomes = run_graph(
-        graph,
-        participants=names,
-        nprocs=1 if settings.low_mem else settings.nprocs or limits.n_cpus,
-        memory_gb=settings.mem_gb or limits.memory_gb * MEMORY_SHARE,
-        omp_nthreads=settings.omp_nthreads or 1,
-        n_gpu_procs=_gpu_slots(settings),
-        log_dir=log_dir,
-        stop_on_first_crash=settings.stop_on_first_crash,
-        use_plugin=settings.use_plugin,
-        resource_monitor=settings.resource_monitor,
-    )
-    return outcomes, warnings
-
-
-def _of_earlier_runs(files: Sequence[Path]) -> str:
-    others = f' and {len(files) - 1} more' if len(files) > 1 else ''
-    return (
-        f'{files[0]}{others} are of an earlier run with other settings or visits and were not '
-        'made anew. Remove them, or do not mix them with those of this run.'
-    )
+    warnings = {}
+    for participant in participants:
+        remove_old_figures(graph, settings.output_dir, participant.label)
+        if found := warn_of_leftovers(graph, settings, participant.label):
+            warnings[participant.label] = found
+    try:
+        outcomes = run_graph(
+            graph,
+            participants=names,
+            nprocs=1 if settings.low_mem else settings.nprocs or limits.n_cpus,
+            memory_gb=settings.mem_gb or limits.memory_gb * MEMORY_SHARE,
+            omp_nthreads=settings.omp_nthreads or 1,
+            n_gpu_procs=_gpu_slots(settings),
+            log_dir=log_dir,
+            stop_on_first_crash=settings.stop_on_first_crash,
+            use_plugin=settings.use_plugin,
+            resource_monitor=settings.resource_monitor,
+        )
+    except InterruptedRunError as interrupt:
+        return list(interrupt.outcomes), warnings, interrupt
+    return outcomes, warnings, None
 
 
 def _gpu_slots(settings: Settings) -> int:

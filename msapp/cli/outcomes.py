@@ -19,6 +19,8 @@ from msapp.errors import (
 if TYPE_CHECKING:
     import logging
 
+    from nipype.pipeline.engine import Workflow
+
     from msapp.bids.query import Participant
     from msapp.engine.record import Outcome, Status
     from msapp.settings import Settings
@@ -42,39 +44,73 @@ def left_out(label: str, status: Status, error: MsappError, step: str | None = N
     )
 
 
-def settings_of_results(settings: Settings, participant: str, logger: logging.Logger) -> Settings:
-    """Return what a participant's files were made with: it is what their report must tell."""
+def as_made(
+    settings: Settings, participant: Participant, logger: logging.Logger
+) -> tuple[Settings, Participant, list[str]]:
+    """Return what a participant's files were made with and from, and what failed then.
+
+    It is what a report must tell that is written from these files alone.
+    """
+    from msapp.bids.query import plan_participants
     from msapp.models.registry import models_for, with_confirming
     from msapp.provenance import check_models, find_run
     from msapp.settings import load_toml, make_settings
 
-    if not settings.reports_only:
-        return settings
-    run = find_run(settings.output_dir, participant)
+    run = find_run(settings.output_dir, participant.label)
+    errors = [run.error or 'see the log'] if run and run.status != 'done' else []
     try:
         if run is None:
             raise UsageError(f'{settings.output_dir / "logs"}: no run that made its files.')
-        values = load_toml(run / 'settings.toml')
+        values = load_toml(run.folder / 'settings.toml')
         folders = ('bids_dir', 'output_dir', 'work_dir', 'derivatives')
         values |= {name: getattr(settings, name) for name in folders}
+        values['participant_label'] = [participant.label]
         recorded = make_settings(values)
-        check_models(run, with_confirming(models_for(recorded)))
+        check_models(run.folder, with_confirming(models_for(recorded)))
+        (planned,) = plan_participants(recorded)
     except (UsageError, MissingDependencyError) as error:
         logger.warning(
             '%s: its report tells the methods of this command, which may not be those that made '
             'its files. %s',
-            participant,
+            participant.label,
             error,
         )
-        return settings
-    return recorded
+        return settings, participant, errors
+    return recorded, planned, errors
+
+
+def warn_of_leftovers(graph: Workflow, settings: Settings, participant: str) -> list[str]:
+    """Name the results of a participant that are of earlier runs, in one sentence if any."""
+    from msapp.workflows.nodes import leftovers
+
+    files = leftovers(graph, settings.output_dir, participant)
+    if not files:
+        return []
+    others = f' and {len(files) - 1} more' if len(files) > 1 else ''
+    return [
+        f'{files[0]}{others} are of an earlier run with other settings or visits and were not '
+        'made anew. Remove them, or do not mix them with those of this run.'
+    ]
+
+
+def _recall(
+    settings: Settings, participant: Participant, logger: logging.Logger
+) -> tuple[Settings, Participant, list[str], list[str]]:
+    """Return settings, participant, errors and warnings of the run that made the files."""
+    from msapp.workflows.base import init_msapp_wf
+
+    made_with, planned, errors = as_made(settings, participant, logger)
+    if planned.error:
+        return made_with, planned, errors, []
+    graph, _ = init_msapp_wf(participants=[planned], settings=made_with)
+    return made_with, planned, errors, warn_of_leftovers(graph, made_with, planned.label)
 
 
 def write_reports(
     settings: Settings,
     participants: Sequence[Participant],
     outcomes: Sequence[Outcome],
-    warnings: Mapping[str, str],
+    warnings: Mapping[str, Sequence[str]],
     logger: logging.Logger,
 ) -> list[Outcome]:
     """Write a page for every participant, also for those that failed; return how all ended."""
@@ -83,17 +119,16 @@ def write_reports(
 
     known = {item.participant: item for item in outcomes}
     for participant in participants:
-        outcome, errors = known.get(participant.label), []
+        made_with, planned, errors = settings, participant, []
+        found = list(warnings.get(participant.label, ()))
+        outcome = known.get(participant.label)
         if outcome and outcome.status != 'done' and outcome.failed_step != 'input check':
             errors = [_explain(outcome)]
         try:
-            made_with = settings_of_results(settings, participant.label, logger)
+            if settings.reports_only:
+                made_with, planned, errors, found = _recall(settings, participant, logger)
             page = write_report(
-                participant,
-                made_with,
-                not_done=not_done,
-                errors=errors,
-                warnings=[warnings[participant.label]] if participant.label in warnings else (),
+                planned, made_with, not_done=not_done, errors=errors, warnings=found
             )
             logger.info('%s: report %s', participant.label, page)
         except StorageError as error:

@@ -273,6 +273,18 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
         self._taskresult.pop(taskid, None)
         self._tasks.pop(taskid, None)
 
+    def _local_hash_check(self, jobid: int, graph: Any) -> Any:
+        """Let a step run again whose result, or a file of it, is gone or damaged."""
+        node = self.procs[jobid]
+        try:
+            node.result  # noqa: B018 - reading it makes sure that its files exist
+        except FileNotFoundError:
+            pass
+        except Exception:  # noqa: BLE001 - of a damaged pickle, any
+            self._log.warning('%s: its earlier result is not whole; it is made anew', node)
+            Path(node.output_dir(), f'result_{node.name}.pklz').unlink(missing_ok=True)
+        return super()._local_hash_check(jobid, graph)
+
     def _task_finished_cb(self, jobid: int, cached: bool = False) -> None:
         self._events += 1
         super()._task_finished_cb(jobid, cached=cached)

@@ -80,7 +80,7 @@ def run_graph(
     Raises
     ------
     InterruptedRunError
-        On SIGINT or SIGTERM, after every worker has been ended.
+        On SIGINT or SIGTERM, after every worker has been ended; it knows the outcomes.
     UsageError
         If ``use_plugin`` cannot be used.
     """
@@ -110,7 +110,12 @@ def run_graph(
             plugin.check_interrupted = check
             if resource_monitor:
                 stack.enter_context(_sampler(plugin.running, log_dir / 'resources.tsv'))
-        _run(graph, plugin, recorder, log_dir)
+        try:
+            _run(graph, plugin, recorder, log_dir)
+        except InterruptedRunError as interrupt:
+            recorder.stopped = str(interrupt)
+            interrupt.outcomes = tuple(recorder.outcomes())
+            raise
         return recorder.outcomes()
 
 
@@ -129,9 +134,10 @@ def _run(graph: Any, plugin: Any, recorder: Recorder, log_dir: Path) -> None:
         raise _interrupted('a signal') from interrupt
     except MsappError:
         raise
-    except Exception:
+    except Exception as error:
         if not recorder.failed:
             raise
+        recorder.stopped = f'Stopped before it was complete ({type(error).__name__}: {error}).'
 
 
 def _check_graph(graph: Any, participants: Mapping[str, str]) -> None:

@@ -95,6 +95,7 @@ class _ExtractBrainInput(_OneImageInput):
     method = traits.Enum('network', 'template', 'bet', mandatory=True)
     zones = File(exists=True, desc='by the network, for the method of this name')
     given_mask = File(exists=True, desc='a mask to use in place of one found here')
+    model = traits.Dict({}, usedefault=True, desc='sidecar keys of the network')
     seed = traits.Int(0, usedefault=True)
 
 
@@ -104,6 +105,7 @@ class _ExtractBrainOutput(TraitedSpec):
     grey_matter = File(exists=True)
     from_mni = File(exists=True)
     measures = traits.Dict()
+    metadata = traits.Dict(desc='sidecar keys that say how the brain was found')
 
 
 class ExtractBrain(NodeInterface):
@@ -128,16 +130,20 @@ class ExtractBrain(NodeInterface):
         else:
             options = {'warp_iterations': SLOPPY_WARP_ITERATIONS} if self.inputs.sloppy else {}
             found = brain.extract_brain(image, given_mask=given, seed=seed, **options)
-        used = 'given mask' if self.inputs.given_mask else self.inputs.method
+        used = 'already skull-stripped' if found.was_stripped else self.inputs.method
+        used = 'given mask' if self.inputs.given_mask else used
+        metadata = {'Method': used}
+        if used == 'network':
+            metadata |= self.inputs.model
+        if self.inputs.given_mask:
+            metadata['Description'] = f'Given as {Path(self.inputs.given_mask).name}'
         return {
             'brain': save(found.brain.get_fdata(), found.brain, folder / 'brain.nii.gz'),
             'white_matter': save(found.white_matter.get_fdata(), found.brain, folder / 'wm.nii.gz'),
             'grey_matter': save(found.grey_matter.get_fdata(), found.brain, folder / 'gm.nii.gz'),
             'from_mni': save_matrix(found.from_mni, folder / 'from_mni.txt'),
-            'measures': {
-                'mni_alignment': found.similarity,
-                'brain_extraction': 'already skull-stripped' if found.was_stripped else used,
-            },
+            'measures': {'mni_alignment': found.similarity, 'brain_extraction': used},
+            'metadata': metadata,
         }
 
 
@@ -305,21 +311,29 @@ class _PrepareInput(InterfaceInputSpec):
     white_matter = File(exists=True, mandatory=True)
 
 
+class _PrepareOutput(_OneImageOutput):
+    metadata = traits.Dict(desc='sidecar keys of the image')
+
+
 class PrepareContrast(NodeInterface):
     """One interpolation into ``individual``, and white matter scaled to 1."""
 
-    input_spec, output_spec = _PrepareInput, _OneImageOutput
+    input_spec, output_spec = _PrepareInput, _PrepareOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         from msapp.imaging import geometry
+        from msapp.imaging.brain import is_skull_stripped
         from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, normalize
 
-        grid = geometry.individual_grid()
-        data = geometry.resample(load(self.inputs.in_file), grid, matrix(self.inputs.to_individual))
+        grid, image = geometry.individual_grid(), load(self.inputs.in_file)
+        data = geometry.resample(image, grid, matrix(self.inputs.to_individual))
         certain = array(self.inputs.white_matter) > CERTAIN_WHITE_MATTER
         normalized = normalize(data, certain & mask_array(self.inputs.brain_mask))
-        return {'out_file': save(normalized, grid, folder / 'preproc.nii')}
+        return {
+            'out_file': save(normalized, grid, folder / 'preproc.nii'),
+            'metadata': {'SkullStripped': is_skull_stripped(image)},
+        }
 
 
 class _ToGridInput(InterfaceInputSpec):

@@ -77,10 +77,14 @@ class _SaveFileInput(SinkInput):
     metadata = traits.Dict(desc='the JSON sidecar')
 
 
+class _SaveImageInput(_SaveFileInput):
+    found = traits.Dict({}, usedefault=True, desc='more of the sidecar, known once steps have run')
+
+
 class SaveImage(Sink):
     """Write an image, compressed, and its JSON sidecar, each in one step."""
 
-    input_spec, output_spec = _SaveFileInput, SinkOutput
+    input_spec, output_spec = _SaveImageInput, SinkOutput
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
@@ -88,7 +92,8 @@ class SaveImage(Sink):
         with atomic_path(target) as temporary:
             nib.save(load(self.inputs.in_file), temporary)
         sidecar = target.with_name(target.name.removesuffix('.nii.gz') + '.json')
-        write_atomic(sidecar, json.dumps(self.inputs.metadata, indent=2) + '\n')
+        metadata = {**self.inputs.metadata, **self.inputs.found}
+        write_atomic(sidecar, json.dumps(metadata, indent=2) + '\n')
         return {'out_file': str(target)}
 
 

@@ -300,6 +300,11 @@ def _rows(output_dir: Path, visits: pd.DataFrame) -> list[VisitRow]:
     return rows
 
 
+def _total(visits: pd.DataFrame, column: str) -> int | None:
+    """Return the sum of a count; None where no visit was measured."""
+    return int(visits[column].sum()) if visits[column].notna().any() else None
+
+
 def write_group_report(
     output_dir: Path, tables: GroupTables, *, versions: Mapping[str, str]
 ) -> Path:
@@ -327,10 +332,10 @@ def write_group_report(
         n_participants=int(visits['participant_id'].nunique()),
         n_visits=len(visits),
         n_pairs=int(visits[['candidate_count', 'new_lesion_count']].notna().any(axis=1).sum()),
-        n_lesions=len(tables.lesions),
-        n_new=int(visits['new_lesion_count'].sum()),
-        n_detected=len(tables.newlesions),
-        n_candidates=len(tables.candidates),
+        n_lesions=_total(visits, 'lesion_count'),
+        n_new=_total(visits, 'new_lesion_count'),
+        n_detected=_total(visits, 'detected_new_count'),
+        n_candidates=_total(visits, 'candidate_count'),
         problems=tables.problems,
         plots=[_load_plot(visits), _candidate_plot(visits)],
         strips=[strip for strip in strips if strip is not None],

@@ -311,7 +311,9 @@ def _visit(
             _either(files, 'lesions', reference, 'Lesions'),
             *_if_made(files, 'uncertainty', reference, 'How sure the network is'),
         ),
-        lesion_table=files.table('lesions', LESIONS, LESION_COLUMNS),
+        lesion_table=files.table(
+            'lesions', LESIONS, LESION_COLUMNS, (summary or {}).get('lesion_count')
+        ),
         viewer=files.viewer(),
         quality=(
             _either(files, 'brain', reference, 'Brain mask'),

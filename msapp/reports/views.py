@@ -107,8 +107,16 @@ class Files:
                 continue
         return None
 
-    def table(self, description: str, columns: Columns, names: tuple[str, ...]) -> TableView:
-        """Read one table of the visit; a missing or broken one becomes a sentence."""
+    def table(
+        self, description: str, columns: Columns, names: tuple[str, ...], counted: Any = None
+    ) -> TableView:
+        """Read one table of the visit; a missing or broken one becomes a sentence.
+
+        One of which the visit's summary says NaN in place of what it ``counted`` is of an earlier
+        run.
+        """
+        if counted is not None and pd.isna(counted):
+            return TableView(columns, names, (), 'Not measured by the last run.')
         folder = self.output_dir / self.participant / (self.session or '') / 'anat'
         return self._read(folder / f'{self.stem}_desc-{description}_stats.tsv', columns, names)
 

@@ -18,6 +18,7 @@ import pandas as pd
 
 from msapp.errors import InputError, InternalError
 from msapp.files import write_atomic
+from msapp.provenance import find_unfinished
 from msapp.stats.change_columns import (
     CANDIDATES,
     CHANGES,
@@ -256,6 +257,18 @@ def _mixed_methods(visits: pd.DataFrame) -> Iterator[str]:
             )
 
 
+def _unfinished(output_dir: Path) -> Iterator[str]:
+    """Name the participants whose last run failed, if anything of them is there."""
+    for participant, error in find_unfinished(output_dir).items():
+        if (output_dir / participant).is_dir():
+            numbers = 'Numbers of it here are of an earlier run, or not all there.'
+        elif (output_dir / f'{participant}.html').is_file():
+            numbers = 'It is not in these tables.'
+        else:
+            continue
+        yield f'{participant}: its last run did not end well ({error}). {numbers}'
+
+
 def collect_group(output_dir: Path) -> GroupTables:
     """Gather the tables of all participants from the derivatives alone.
 
@@ -281,6 +294,7 @@ def collect_group(output_dir: Path) -> GroupTables:
             _collect_visit(folder, participant_dir.name, frames, problems)
     stacked = {name: _stack(frames[name], columns) for name, columns in GROUP_TABLES.items()}
     problems += _mixed_methods(stacked['visits'])
+    problems += _unfinished(output_dir)
     return GroupTables(**stacked, problems=tuple(problems))
 
 

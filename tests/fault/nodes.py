@@ -28,10 +28,11 @@ class _InputSpec(BaseInterfaceInputSpec):
 
 class _OutputSpec(TraitedSpec):
     value = traits.Int()
+    out_file = File(exists=True)
 
 
 class Toy(SimpleInterface):
-    """Add one to ``value`` (or to the number in ``in_file``), unless ``mode`` says otherwise."""
+    """Add one to ``value`` and to the number in ``in_file``, unless ``mode`` says otherwise."""
 
     input_spec = _InputSpec
     output_spec = _OutputSpec
@@ -46,6 +47,9 @@ class Toy(SimpleInterface):
         if self.inputs.in_file:
             value += int(Path(self.inputs.in_file).read_text())
         self._results['value'] = value + 1
+        out_file = Path(runtime.cwd) / 'value.txt'
+        out_file.write_text(str(value + 1))
+        self._results['out_file'] = str(out_file)
         return runtime
 
     def _add(self, marker):

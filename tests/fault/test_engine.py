@@ -59,7 +59,7 @@ def main():
         outcomes = run_graph(graph, participants=labels, memory_gb=4, omp_nthreads=1, log_dir=logs,
                              **job['options'])
     except InterruptedRunError as error:
-        print('INTERRUPTED', error)
+        print('INTERRUPTED', error, [outcome.status for outcome in error.outcomes])
         sys.exit(error.exit_code)
     print(json.dumps([dataclasses.asdict(outcome) for outcome in outcomes], default=str))
 
@@ -220,6 +220,24 @@ def test_a_second_run_reuses_all_and_a_changed_input_only_what_does_not_follow(r
     assert marker.read_text() == 'xxx'
 
 
+@pytest.mark.parametrize('broken', [False, True])
+def test_a_step_whose_result_was_lost_runs_again_and_nothing_else_fails(run, tmp_path, broken):
+    """As where a cluster empties its scratch folder, or the power fails while a file is written."""
+    spec = {'sub_01': chain(), 'sub_02': chain(), 'sub_03': chain()}
+    if broken:
+        spec['sub_00'] = chain(second={'mode': 'raise'})
+    run(spec)
+    work = tmp_path / 'work/whole'
+    (work / 'sub_01/first/value.txt').unlink()
+    (work / 'sub_02/first/result_first.pklz').write_bytes(b'')
+    outcomes, rows, _ = run(spec, 'again')
+    assert [outcomes[f'sub-0{number}']['status'] for number in (1, 2, 3)] == ['done'] * 3
+    again = {(row['participant'], row['step']) for row in rows if row['status'] == 'done'}
+    assert {('sub-01', 'first'), ('sub-02', 'first')} <= again
+    assert not any(participant == 'sub-03' for participant, _ in again)
+    assert (work / 'sub_01/first/value.txt').read_text() == '1'
+
+
 def test_stop_on_first_crash_leaves_the_others_not_run(run):
     outcomes, _, _ = run(
         {'sub_01': chain(first={'mode': 'raise'}), 'sub_02': chain(second={'mode': 'sleep'})},
@@ -307,6 +325,7 @@ def test_a_signal_ends_the_run_and_every_worker(start, tmp_path, number, mode):
     assert time.monotonic() - begin < 10
     assert process.returncode == 130, err
     assert f'INTERRUPTED Stopped by {number.name}.' in out
+    assert "['not run', 'not run']" in out
     assert psutil.wait_procs(children, timeout=3)[1] == []
 
 

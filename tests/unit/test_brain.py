@@ -10,6 +10,7 @@ from scipy import ndimage
 from msapp.errors import InputError, MissingDependencyError
 from msapp.imaging import brain, geometry
 from msapp.imaging.tissue import ZONES
+from msapp.interfaces import imaging
 
 
 @pytest.fixture(scope='module')
@@ -198,3 +199,32 @@ def test_bet_is_found_where_fsldir_says(monkeypatch, tmp_path):
         brain.require_fsl()
     program.chmod(0o755)
     brain.require_fsl()
+
+
+@pytest.mark.parametrize(
+    ('stripped', 'given', 'expected'),
+    [
+        (False, False, {'Method': 'network', 'Model': 'anatomy'}),
+        (True, False, {'Method': 'already skull-stripped'}),
+        (False, True, {'Method': 'given mask', 'Description': 'Given as mask.nii.gz'}),
+        (True, True, {'Method': 'given mask', 'Description': 'Given as mask.nii.gz'}),
+    ],
+)
+def test_only_a_brain_that_a_network_found_names_it(
+    stripped, given, expected, tmp_path, monkeypatch
+):
+    image = nib.Nifti1Image(np.ones((3, 3, 3), np.float32), np.eye(4))
+    for name in ('image.nii.gz', 'mask.nii.gz', 'zones.nii.gz'):
+        nib.save(image, tmp_path / name)
+    found = brain.BrainExtraction(image, image, image, np.eye(4), 1.2, was_stripped=stripped)
+    monkeypatch.setattr(brain, 'brain_from_zones', lambda *given, **options: found)
+    node = imaging.ExtractBrain(
+        in_file=str(tmp_path / 'image.nii.gz'),
+        zones=str(tmp_path / 'zones.nii.gz'),
+        method='network',
+        model={'Model': 'anatomy'},
+        **({'given_mask': str(tmp_path / 'mask.nii.gz')} if given else {}),
+    )
+    result = node.run_function(tmp_path)
+    assert result['metadata'] == expected
+    assert result['measures']['brain_extraction'] == expected['Method']

@@ -16,7 +16,7 @@ from msapp.engine.record import MORE_MEMORY, explain, step_label
 from msapp.errors import StorageError, UsageError
 from msapp.files import write_atomic
 from msapp.logs import close_logging, setup_logging
-from msapp.provenance import find_run, sha256_file, write_run_record, write_summary
+from msapp.provenance import find_run, find_unfinished, sha256_file, write_run_record, write_summary
 from msapp.resources import Limits
 from msapp.settings import Settings, load_toml, make_settings
 
@@ -53,9 +53,32 @@ def test_the_run_that_made_results_is_the_last_that_took_steps(tmp_path):
     ]
     for name, result in runs:
         write_summary(tmp_path / 'logs' / name, [result])
-    assert find_run(tmp_path, 'sub-01') == tmp_path / 'logs' / '20260102T000000-aa'
-    assert find_run(tmp_path, 'sub-02') == tmp_path / 'logs' / '20260103T000000-00'
+    assert find_run(tmp_path, 'sub-01').folder == tmp_path / 'logs' / '20260102T000000-aa'
+    assert find_run(tmp_path, 'sub-02').folder == tmp_path / 'logs' / '20260103T000000-00'
     assert find_run(tmp_path, 'sub-03') is None
+
+
+def test_a_run_that_stopped_before_a_participant_did_not_make_its_results(tmp_path):
+    untouched = Result(status='not run', steps_run=0, steps_reused=0)
+    for name, result in (('1', Result()), ('2', untouched)):
+        write_summary(tmp_path / 'logs' / name, [result])
+    assert find_run(tmp_path, 'sub-01').folder.name == '1'
+
+
+@pytest.mark.parametrize(
+    ('second', 'expected'),
+    [
+        (Result(), {'sub-01': 'two lines and a tab'}),
+        (Result(status='done', error=None), {}),
+        (Result(status='not run', error='stopped'), {'sub-01': 'stopped'}),
+        (Result(status='not run', steps_total=0), {}),
+        (Result(steps_total=0, steps_run=0, error='no image'), {'sub-01': 'no image'}),
+    ],
+)
+def test_who_did_not_end_well_is_known_by_the_last_run(tmp_path, second, expected):
+    write_summary(tmp_path / 'logs' / '1', [Result(status='done', error=None)])
+    write_summary(tmp_path / 'logs' / '2', [second])
+    assert find_unfinished(tmp_path) == expected
 
 
 def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):

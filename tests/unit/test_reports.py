@@ -119,7 +119,7 @@ def test_a_broken_picture_is_not_embedded(tmp_path):
 
 def test_missing_measures_read_not_measured_and_candidates_not_confirmed(tmp_path):
     folder, keys = summary(
-        tmp_path, 'sub-01', 'ses-2', since_session='ses-1', lesion_volume_ml=3.21
+        tmp_path, 'sub-01', 'ses-2', since_session='ses-1', lesion_volume_ml=3.21, lesion_count=0
     )
     candidate = row(CANDIDATES, **keys, candidate=1, volume_mm3=54)
     write_table(folder / 'sub-01_ses-2_desc-candidates_stats.tsv', [candidate], CANDIDATES)
@@ -227,7 +227,7 @@ def test_a_visit_that_was_not_compared_has_no_changes(tmp_path):
 
 
 def test_a_broken_table_is_told_in_its_place(tmp_path):
-    folder, _ = summary(tmp_path, 'sub-01', 'ses-1')
+    folder, _ = summary(tmp_path, 'sub-01', 'ses-1', lesion_count=1)
     (folder / 'sub-01_ses-1_desc-lesions_stats.tsv').write_text('lesion\nmany\n')
     page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
     assert 'column lesion holds text' in page
@@ -349,3 +349,22 @@ def test_an_empty_group_is_a_page_too(tmp_path):
     page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
     assert '0 participants' in page
     assert 'No visit was found.' in page
+
+
+def test_a_group_counts_nothing_where_nothing_was_measured(tmp_path):
+    summary(tmp_path, 'sub-01', 'ses-1', brain_volume_ml=1400.0)
+    page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    assert 'lesions not measured' in page
+    assert 'candidates not looked for' in page
+    assert '0 lesions' not in page
+    assert '0 new' not in page
+    assert '0 candidates' not in page
+
+
+def test_a_table_of_lesions_of_an_earlier_run_is_not_shown(tmp_path):
+    folder, keys = summary(tmp_path, 'sub-01', 'ses-1', lesion_count=None)
+    line = row(LESIONS, **keys, lesion=1, volume_mm3=2500)
+    write_table(folder / 'sub-01_ses-1_desc-lesions_stats.tsv', [line], LESIONS)
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
+    assert 'Table of 1 lesion' not in page
+    assert 'Not measured by the last run.' in page

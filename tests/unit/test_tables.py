@@ -8,6 +8,7 @@ from msapp.errors import InputError, InternalError
 from msapp.lesions import dissemination
 from msapp.lesions.change import CHANGE_COLUMNS, Comparison
 from msapp.lesions.tracks import TRACK_COLUMNS
+from msapp.provenance import SUMMARY_COLUMNS
 from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION, TRACKS
 from msapp.stats.columns import LESIONS, OUTCOMES, TEXT_COLUMNS, VISITS
 from msapp.stats.tables import (
@@ -238,6 +239,20 @@ def test_tables_of_a_participant_are_no_visit_of_the_group(tmp_path):
     write_table(tmp_path / 'sub-01' / 'sub-01_desc-tracks_stats.tsv', [], TRACKS)
     tables = collect_group(tmp_path)
     assert (len(tables.visits), tables.problems) == (1, ())
+
+
+def test_participants_whose_last_run_failed_are_named(tmp_path):
+    visit_files(tmp_path)
+    (tmp_path / 'sub-02.html').touch()
+    line = '{}\tfailed\t65\t0\t0\t0\t0.0\tinput check\tno image\n'
+    log = tmp_path / 'logs/1/summary.tsv'
+    log.parent.mkdir(parents=True)
+    lines = [line.format(label) for label in ('sub-01', 'sub-02', 'sub-03')]
+    log.write_text('\t'.join(SUMMARY_COLUMNS) + '\n' + ''.join(lines))
+    first, second = collect_group(tmp_path).problems
+    assert 'sub-01: its last run did not end well (no image). Numbers of it here are of' in first
+    assert second.startswith('sub-02')
+    assert second.endswith('It is not in these tables.')
 
 
 def test_an_empty_output_gives_a_problem_and_empty_tables(tmp_path):

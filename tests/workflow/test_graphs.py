@@ -29,7 +29,7 @@ from msapp.settings import Settings
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
-from msapp.workflows.nodes import leftovers, make_sink
+from msapp.workflows.nodes import leftovers, make_sink, remove_old_figures
 
 CONTRASTS = (('FLAIR',), ('T1w',), ('FLAIR', 'T1w'), ('FLAIR', 'T1w', 'T2w', 'ceT1w'))
 SESSIONS = ((None,), ('ses-1',), ('ses-1', 'ses-2'), ('ses-1', 'ses-2', 'ses-3'))
@@ -581,3 +581,8 @@ def test_results_of_a_visit_or_a_task_that_is_no_more_are_named(image, tmp_path)
     found = leftovers(graph, tmp_path, 'sub-01')
     assert found
     assert {path.parts[1] for path in found} == {'ses-3'}
+    figures = tmp_path / 'sub-01' / 'figures'
+    assert list(figures.glob('*ses-3*'))
+    kept = set(figures.glob('*')) - set(figures.glob('*ses-3*'))
+    remove_old_figures(graph, tmp_path, 'sub-01')
+    assert set(figures.glob('*')) == kept
