@@ -92,47 +92,52 @@ def pair_row(case: Case) -> dict[str, object]:
     table = case.out / second / 'anat' / f'{case.participant}_{second}_desc-summary_stats.tsv'
     summary = pd.read_csv(table, sep='\t').iloc[0]
     labels = case.load(case.out, second, f'space-individual_desc-candidatessince{since}_dseg')
-    truth = true_lesions(case, labels, ours[1], theirs[1])
+    truth, number = true_lesions(case, labels, ours[1], theirs[1])
     return {
         'participant': case.participant,
         'mean_mm': distance.mean(),
         'p95_mm': np.percentile(distance, 95),
         'correlation': summary['visit_correlation'],
         'residual_mm': summary['visit_motion_mm'],
-        **counts(np.asanyarray(labels.dataobj) > 0, truth, int(labels.dataobj[...].max())),
-        **without_levels(case, both, truth),
+        **counts(np.asanyarray(labels.dataobj), truth, number),
+        **without_levels(case, both, truth, number),
     }
 
 
 def true_lesions(
     case: Case, grid: nib.Nifti1Image, ours: np.ndarray, theirs: np.ndarray
-) -> np.ndarray:
-    """Bring the lesions that increased, numbered, from the source's common space to ours."""
+) -> tuple[np.ndarray, int]:
+    """Bring the parts of the change mask that became brighter, numbered, to our space.
+
+    Returns their number in the source, too: a small one may have no voxel here.
+    """
     mask = case.load(case.manual, None, 'space-common_label-change_desc-increase_mask')
-    numbers, _ = ndimage.label(np.asanyarray(mask.dataobj) > 0, structure=FACES)
+    numbers, number = ndimage.label(np.asanyarray(mask.dataobj) > 0, structure=FACES)
     image = nib.Nifti1Image(numbers.astype(np.float32), mask.affine)
-    return geometry.resample(image, grid, np.linalg.inv(theirs) @ ours, order=0).astype(int)
+    moved = geometry.resample(image, grid, np.linalg.inv(theirs) @ ours, order=0)
+    return moved.astype(int), number
 
 
-def counts(found: np.ndarray, truth: np.ndarray, candidates: int) -> dict[str, object]:
-    """Count the true lesions that are touched."""
-    lesions = set(np.unique(truth)) - {0}
-    touched = set(np.unique(truth[found])) - {0}
+def counts(labels: np.ndarray, truth: np.ndarray, number: int) -> dict[str, object]:
+    """Count the true lesions that candidates touch, of the number that there is."""
+    touched = set(np.unique(truth[labels > 0])) - {0}
     return {
-        'candidates': candidates,
-        'lesions': f'{len(touched)}/{len(lesions)}',
-        'voxel_recall': found[truth > 0].mean(),
+        'candidates': int(labels.max()),
+        'lesions': f'{len(touched)}/{number}',
+        'voxel_recall': (labels > 0)[truth > 0].mean(),
     }
 
 
-def without_levels(case: Case, both: np.ndarray, truth: np.ndarray) -> dict[str, object]:
+def without_levels(
+    case: Case, both: np.ndarray, truth: np.ndarray, number: int
+) -> dict[str, object]:
     """Count again without grey levels, on the saved images (rigid, not affine)."""
     images = [
         case.load(case.out, name, 'space-individual_desc-preproc_FLAIR') for name in case.sessions
     ]
     before, after = (np.asanyarray(image.dataobj, dtype=np.float32) for image in images)
     found = find_candidates(before, after, both, geometry.spacing_mm(images[0]), levels=None)
-    result = counts(found.labels > 0, truth, int(found.labels.max()))
+    result = counts(found.labels, truth, number)
     return {f'{name}_no_levels': value for name, value in result.items()}
 
 

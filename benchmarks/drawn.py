@@ -99,8 +99,9 @@ def score_heads(given: argparse.Namespace) -> None:
     table = pd.DataFrame(lines)
     for key in ('slice_mm', 'load_ml'):
         grouped = table.groupby(key, observed=True)[MEASURES]
-        print(grouped.mean().assign(n=grouped.size()).round(3).to_string())
-    print(table[MEASURES].mean().round(3).to_string())
+        # A head without lesion has no Dice and no F1, one without a mark no PPV.
+        print(grouped.agg(['mean', 'count']).round(3).to_string())
+    print(table[MEASURES].agg(['mean', 'count']).round(3).to_string())
     print(score_by_size(pd.concat(matches)).round(3).to_string(index=False))
     print(f'n = {len(table)} drawn heads of {len(heads)} label maps that were held out.')
 

@@ -40,6 +40,7 @@ from msapp.imaging.intensity import CERTAIN_WHITE_MATTER, correct_bias, normaliz
 from msapp.inference.anatomy import predict_zones
 from msapp.inference.lesions import predict_lesions, sample_lesions
 from msapp.lesions import threshold
+from msapp.lesions.instances import label_instances
 from msapp.lesions.uncertainty import measure_lesion_uncertainty, retention_curve
 from msapp.models.registry import ModelSpec, load_network, load_spec
 
@@ -184,7 +185,7 @@ def compare_lesions(given: argparse.Namespace) -> None:
                 {key: scaled[key] for key in channels}, inside, lesions, spec, flips=given.flips
             )
             seconds = time.perf_counter() - begin
-            mask = probability >= spec.threshold
+            mask = masked(probability, images['FLAIR'], spec)
             row = score(name, title, mask, truth, mm)
             scores.append(row | {'seconds': seconds})
             kept[name, title] = to_logits(probability[inside]) * spec.temperature, truth[inside]
@@ -204,6 +205,13 @@ def compare_lesions(given: argparse.Namespace) -> None:
     print(table.pivot_table(index='threshold', columns=['patient', 'input']).round(3).to_string())
     print_calibration(kept)
     print(f'n = {len(CASES)} patients.')
+
+
+def masked(probability: np.ndarray, image: nib.Nifti1Image, spec: ModelSpec) -> np.ndarray:
+    """Return the mask of lesions, as the app takes it from the probability."""
+    mm3 = geometry.voxel_volume_mm3(image)
+    labels = label_instances(probability >= spec.threshold, mm3, minimum_mm3=spec.minimum_mm3)
+    return labels > 0
 
 
 def without_needs(spec: ModelSpec) -> ModelSpec:
@@ -260,7 +268,8 @@ def compare_uncertainty(given: argparse.Namespace) -> None:
         inside = np.asanyarray(images['FLAIR'].dataobj) != 0
         scaled = scale(images, brain, inside)
         maps = sample_lesions(scaled, inside, network, spec, samples=given.samples, seed=SEED)
-        found = predict_lesions(scaled, inside, network, spec) >= spec.threshold
+        probability = predict_lesions(scaled, inside, network, spec)
+        found = masked(probability, images['FLAIR'], spec)
         mm3 = float(np.prod(geometry.spacing_mm(images['FLAIR'])))
         labels, reference = (
             label_lesions(mask, mm3, above_mm3=ANIMA_ABOVE_MM3) for mask in (found, truth)

@@ -35,6 +35,7 @@ from scipy.spatial.transform import Rotation
 
 from msapp.evaluation.lesiontables import match_table, score_by_size
 from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, pair_anima, score_anima
+from msapp.evaluation.overlaps import label_lesions
 from msapp.evaluation.voxel import dice
 from msapp.imaging.distance import dilate_mm
 from msapp.imaging.geometry import like, resample
@@ -199,7 +200,7 @@ def compare_pairs(given: argparse.Namespace) -> None:
     table = pd.DataFrame(rows)
     print(table.round(3).to_string(index=False))
     columns = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count', 'false_ml']
-    print(table.groupby('method')[columns].mean().round(3).to_string())
+    print(table.groupby('method')[columns].agg(['mean', 'count']).round(3).to_string())
     for name, group in pd.concat(matches).groupby('method'):
         print(f'{name}, by size:')
         print(score_by_size(group).round(3).to_string(index=False))
@@ -363,7 +364,8 @@ def score_drawn(given: argparse.Namespace) -> None:
     kept = ['dice', 'f1', 'sensitivity', 'ppv', 'false_count']
     table['none_false'] = table['false_count'] == 0
     grouped = table.groupby(['method', 'slice_mm', 'unchanged'])
-    print(grouped[[*kept, 'none_false']].mean().round(3).to_string())
+    # Where nothing changed there is no Dice and no F1, where nothing is marked no PPV.
+    print(grouped[[*kept, 'none_false']].agg(['mean', 'count']).round(3).to_string())
     print(grouped['false_count'].agg(['median', 'size']).to_string())
     changed = pd.concat(matches).query('not unchanged')
     for name, group in changed.groupby('method'):
@@ -382,7 +384,7 @@ def draw_pairs(generator: PairGenerator, count: int) -> Iterator[tuple[np.ndarra
     for _ in range(count):
         pair = generator.draw_pair(rng)
         truth = pair.increase.numpy() > 0
-        if unchanged or label_instances(truth, 1.0, minimum_mm3=ANIMA_ABOVE_MM3).any():
+        if unchanged or label_lesions(truth, 1.0, above_mm3=ANIMA_ABOVE_MM3).any():
             yield pair.images.numpy(), truth
 
 

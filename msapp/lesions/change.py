@@ -96,8 +96,9 @@ CHANGE_COLUMNS = {
     'identifiers_after': 'the same at the later visit',
     'labels_before': 'labels of the lesions at the earlier visit, in the same order',
     'labels_after': 'the same at the later visit',
-    'volume_before_ml': 'their volume at the earlier visit, ml',
-    'volume_after_ml': 'their volume at the later visit, ml',
+    'volume_before_ml': 'their volume at the earlier visit, ml; missing where its brain leaves out '
+    'a lesion of the later one',
+    'volume_after_ml': 'the same at the later visit',
     'change_ml': 'volume after less volume before, ml; of linked lesions of the part that both '
     'visits show',
     'change_percent': 'the same in percent of that volume before; missing if that is 0',
@@ -186,8 +187,12 @@ class Comparison:
                 differences = [change.change_ml for change in changes]
                 found[f'{kind}_lesion_change_ml'] = float(sum(differences))
             else:
-                volumes = [change.volume_after_ml or change.volume_before_ml for change in changes]
-                found[f'{kind}_lesion_volume_ml'] = float(sum(volumes))
+                found[f'{kind}_lesion_volume_ml'] = float(
+                    sum(
+                        change.volume_after_ml if change.labels_after else change.volume_before_ml
+                        for change in changes
+                    )
+                )
         return found
 
 
@@ -273,11 +278,16 @@ def classify_volumes(before_mm3: float, after_mm3: float) -> str:
 
 
 def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
-    """Measure and classify a group."""
+    """Measure and classify a group; what the other visit's brain leaves out has no volume there."""
     rows, columns = group.rows, group.columns
     before_mm3 = float(pair.before.voxels[rows].sum() * pair.voxel_mm3)
     after_mm3 = float(pair.after.voxels[columns].sum() * pair.voxel_mm3)
     shared_mm3 = float(pair.shared[np.ix_(rows, columns)].sum() * pair.voxel_mm3)
+    overlap = 2 * shared_mm3 / (before_mm3 + after_mm3)
+    if not columns.size and pair.unseen[0][rows].any():
+        after_mm3 = math.nan
+    if not rows.size and pair.unseen[1][columns].any():
+        before_mm3 = math.nan
     seen_mm3, now_mm3 = before_mm3, after_mm3
     if rows.size and columns.size:
         seen_mm3, now_mm3 = _visible_mm3(pair, rows, columns)
@@ -297,7 +307,7 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
         change_percent=percent,
         change_ml_per_year=change_mm3 / MM3_PER_ML / years,
         change_percent_per_year=percent / years,
-        overlap=2 * shared_mm3 / (before_mm3 + after_mm3),
+        overlap=overlap,
         new_part_ml=_new_part_mm3(pair, rows, columns, shared_mm3) / MM3_PER_ML,
     )
 

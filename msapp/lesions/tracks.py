@@ -19,7 +19,7 @@ TRACK_COLUMNS = {
     'identifier': 'number of the lesion, the same at all visits',
     'visit': 'number of the visit, from 0',
     'label': 'label of the lesion at this visit; 0 if it has ended',
-    'volume_ml': 'its volume, ml',
+    'volume_ml': 'its volume, ml; missing where the brain of the visit leaves its place out',
     'parent': 'identifier of the lesion it broke off from since the visit before, else missing',
     'merged_into': 'identifier of the lesion it ended in since the visit before, else missing',
     'state': 'first, at the first visit; split, of parts that broke off; merged into; else what '
@@ -136,7 +136,10 @@ def _track(change: Change, visit: int) -> Iterator[dict[str, Any]]:
     for name, into in zip(change.identifiers_before, change.merged_into, strict=True):
         if name not in change.identifiers_after:
             state = change.kind if into is None else 'merged into'
-            yield nothing | {'identifier': name, 'label': 0, 'merged_into': into, 'state': state}
+            ended = {'identifier': name, 'label': 0, 'merged_into': into, 'state': state}
+            if math.isnan(change.volume_after_ml):  # the visit does not show the place
+                ended['volume_ml'] = math.nan
+            yield nothing | ended
 
 
 def _tabulate(
@@ -145,7 +148,8 @@ def _tabulate(
     """Make the table of tracks, with volumes."""
     voxels = [_sizes(labels) for labels in visits]
     for row in rows:
-        row['volume_ml'] = voxels[row['visit']].get(row['label'], 0) * voxel_mm3 / MM3_PER_ML
+        volume_ml = voxels[row['visit']].get(row['label'], 0) * voxel_mm3 / MM3_PER_ML
+        row.setdefault('volume_ml', volume_ml)
     whole = dict.fromkeys(('identifier', 'visit', 'label'), int)
     kinds = dict.fromkeys(TRACK_COLUMNS, 'Int64') | whole | {'volume_ml': float, 'state': object}
     table = pd.DataFrame(rows, columns=list(TRACK_COLUMNS)).astype(kinds)

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from msapp.imaging.brain import PLAIN_SIMILARITY
 from msapp.lesions.dissemination import HEADING
 from msapp.reports.html import trusted, write_page
@@ -253,7 +255,7 @@ def _changes(files: Files, summary: Mapping[str, Any] | None) -> ChangesView | N
         (row for row in table.rows if row['kind'] in KINDS_IN_ORDER),
         key=lambda row: (
             KINDS_IN_ORDER.index(row['kind']),
-            -max(row['volume_before_ml'], row['volume_after_ml']),
+            -np.nanmax([row['volume_before_ml'], row['volume_after_ml']]),
         ),
     )
     found = Counter(row['kind'] for row in table.rows)

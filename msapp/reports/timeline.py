@@ -50,7 +50,7 @@ class TimelinePoint:
             name=name,
             acq_time=acq_time,
             count=sum(row['label'] > 0 for row in lines),
-            volume_ml=float(sum(row['volume_ml'] for row in lines)),
+            volume_ml=float(sum(row['volume_ml'] for row in lines if row['label'] > 0)),
             new=sum(row['state'] == 'new' for row in lines),
         )
 

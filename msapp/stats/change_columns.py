@@ -8,6 +8,7 @@ _LINKS = 'links between the lesion instances of consecutive visits'
 _INSTANCES = 'voxels of 1 mm^3, lesion instances of both visits, individual space'
 _RATE = 'acq_time of the two visits, years of 365.25 days'
 _NO_RATE = 'n/a without acq_time, or for fewer than 30 days'
+_NOT_SEEN = 'n/a where the brain of that visit leaves out a lesion of the other one'
 
 CHANGES: dict[str, Column] = {
     **WHOSE,
@@ -33,8 +34,10 @@ CHANGES: dict[str, Column] = {
         'Their numbers in the instance image of this visit, in the same order.',
         source='instance label',
     ),
-    'volume_before_ml': column('Their volume at the visit before.', 'mL', _INSTANCES),
-    'volume_after_ml': column('Their volume at this visit.', 'mL', _INSTANCES),
+    'volume_before_ml': column(
+        f'Their volume at the visit before; {_NOT_SEEN}.', 'mL', _INSTANCES
+    ),
+    'volume_after_ml': column(f'Their volume at this visit; {_NOT_SEEN}.', 'mL', _INSTANCES),
     'change_ml': column(
         'Volume at this visit less that at the visit before; of lesions of both visits that of the '
         'part that both brain masks hold.',
@@ -165,7 +168,7 @@ TRACKS: dict[str, Column] = {
         'count',
         'instance label',
     ),
-    'volume_ml': column('Volume of the lesion at the visit.', 'mL', _INSTANCES),
+    'volume_ml': column(f'Volume of the lesion at the visit; {_NOT_SEEN}.', 'mL', _INSTANCES),
     'parent': column(
         'Identifier of the lesion that it broke off from since the visit before, else n/a.',
         'count',

@@ -472,6 +472,27 @@ def test_what_the_other_visit_does_not_show_is_neither_new_nor_resolved(edge, un
     assert kinds(lesion, lesion, seen=(part, part)) == ['stable']
 
 
+def test_what_a_visit_does_not_show_has_no_volume_there():
+    lesion, whole, part = rods((4, 10)), EMPTY == 0, EMPTY == 0
+    part[5:] = False
+    went = single(lesion, EMPTY, seen=(whole, part), years=1.0)
+    came = single(EMPTY, lesion, seen=(part, whole), years=1.0)
+    assert went.volume_before_ml == came.volume_after_ml > 0
+    missing = ('change_ml', 'change_percent', 'change_ml_per_year', 'change_percent_per_year')
+    assert all(math.isnan(getattr(change, name)) for change in (went, came) for name in missing)
+    assert math.isnan(went.volume_after_ml)
+    assert math.isnan(came.volume_before_ml)
+    for found, change in (((lesion, EMPTY), went), ((EMPTY, lesion), came)):
+        seen = (whole, part) if change is went else (part, whole)
+        measures = compare_visits(*found, 1.0, seen=seen).measures()
+        volume = change.volume_before_ml if change is went else change.volume_after_ml
+        assert measures['unconfirmed_lesion_volume_ml'] == volume
+    table = track_lesions([lesion, EMPTY, lesion], 1.0, seen=[whole, part, whole]).table
+    blind = table[table['visit'] == 1]
+    assert blind['volume_ml'].isna().all()
+    assert table[table['visit'] != 1]['volume_ml'].notna().all()
+
+
 @pytest.mark.parametrize('edge', [14, 12])
 def test_a_lesion_does_not_change_where_the_other_visit_does_not_show_it(edge):
     """What lies beyond the edge of one brain is not outlined there."""
