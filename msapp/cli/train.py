@@ -16,13 +16,13 @@ EPILOG = """\
 Training may be stopped at any time; the same command goes on from the last checkpoint.
 
 To go on from a model of msapp with your own patients, copy the recipe, give it a name and version
-of yours, list your images and manual masks as [[data.real]] in place of ours, leave out prior (it is
-that of drawn heads), set data.held_out_heads to label maps that you have and data.synthetic_share
-below 1, leave out lesion_priors and held_out_priors unless you have those masks, and give --from
-lesions with a lower --learning-rate (2e-4), few --steps (200) and --keep-start 0.5. Images may come
-as the scanner made them; the mask must lie on the FLAIR, or on the first image of the recipe's
-channels. What is exported is the running mean of the weights (schedule.average):
-after few steps much of it is still what they began with.
+of yours, list your images and manual masks as [[data.real]] in place of ours, leave out prior (it
+is that of drawn heads), set data.held_out_heads to label maps that you have and
+data.synthetic_share below 1, leave out lesion_priors and held_out_priors unless you have those
+masks, and give --from lesions with a lower --learning-rate (2e-4), few --steps (200) and --keep-
+start 0.5. Images may come as the scanner made them; the mask must lie on the FLAIR, or on the
+first image of the recipe's channels. What is exported is the running mean of the weights
+(schedule.average): after few steps much of it is still what they began with.
 """
 
 
