@@ -96,7 +96,7 @@ def load_toml(path: Path) -> dict[str, Any]:
         If the file cannot be read or is not TOML.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding='utf-8'))
+        values = tomllib.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
         raise UsageError(f'{path}: cannot read the settings file ({error.strerror}).') from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

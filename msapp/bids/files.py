@@ -22,9 +22,11 @@ from msapp.errors import InputError, UsageError
 # Keys of --bids-filter-file, with and without the underscore that other apps use.
 FILTER_KEYS = {'flair': 'FLAIR', 't1w': 'T1w', 't2w': 'T2w', 'cet1w': 'ceT1w', 't1w_ce': 'ceT1w'}
 EXTENSIONS = ('.nii', '.nii.gz')
+SUFFIXES = {suffix.lower(): suffix for suffix in ('FLAIR', 'T1w', 'T2w')}
 # What looks like an image of use here, though its name may be wrong.
-LIKE_AN_IMAGE = re.compile(r'(?:flair|t1w|t2w).*\.nii', re.IGNORECASE)
+LIKE_AN_IMAGE = re.compile(rf'.*({"|".join(SUFFIXES)}).*\.nii', re.IGNORECASE)
 LIKE_A_PARTICIPANT = re.compile(r'sub(?![A-Za-z0-9])', re.IGNORECASE)
+LIKE_A_SESSION = re.compile(r'ses(?![A-Za-z0-9])', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -76,12 +78,21 @@ def list_sessions(folder: Path) -> tuple[list[str], list[str]]:
     """Return the labels (``ses-1``) of a participant's sessions, and why others are not used."""
     labels, left_out = [], []
     for path in list_folder(folder):
-        if path.name.startswith('ses-') and path.is_dir():
+        name = printable(path.name)
+        if not path.is_dir():
+            if path.name.startswith('ses-') and LABEL.fullmatch(path.name.removeprefix('ses-')):
+                left_out.append(f'{name}: is no folder (a broken link?). Fetch it, or remove it.')
+        elif path.name.startswith('ses-'):
             try:
                 check_session_label(path.name)
                 labels.append(path.name)
             except InputError as error:
                 left_out.append(str(error))
+        elif LIKE_A_SESSION.match(path.name) and (path / 'anat').is_dir():
+            left_out.append(
+                f'{name}: not used, for the name of a session\'s folder begins with "ses-". Rename '
+                'the folder and its files.'
+            )
     return labels, left_out
 
 
@@ -107,18 +118,19 @@ def list_images(
 
     folder = Path(participant, session or '', 'anat')
     stem = '_'.join(filter(None, (participant, session)))
-    fits = re.compile(rf'{stem}(?:_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(?:\.gz)?')
+    fits = re.compile(rf'{stem}(?:_[A-Za-z]+-[A-Za-z0-9+]+)*_([A-Za-z0-9]+)\.nii(?:\.gz)?')
     known = _bids_entities().values()
     images, left_out = [], []
     for path in list_folder(bids_dir / folder):
-        if fits.fullmatch(path.name):
+        name = fits.fullmatch(path.name)
+        if name and SUFFIXES.get(name[1].lower(), name[1]) == name[1]:
             # With the folders from the dataset down alone: those above say nothing of the image.
             place = f'/{folder.as_posix()}/{path.name}'
             images.append(ImageFile(path, parse_file_entities(place, entities=known)))
-        elif LIKE_AN_IMAGE.search(path.name) and not path.name.startswith('.'):
+        elif (name := LIKE_AN_IMAGE.match(path.name)) and not path.name.startswith('.'):
             left_out.append(
                 f'{printable(path.name)}: not used, for its name is none that BIDS gives an image '
-                f'in {folder.as_posix()}. Rename it, as {stem}_FLAIR.nii.gz.'
+                f'in {folder.as_posix()}. Rename it, as {stem}_{SUFFIXES[name[1].lower()]}.nii.gz.'
             )
     return images, left_out
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,14 @@ from msapp.bids.checks import check_image, check_label, printable
 from msapp.bids.files import (
     EXTENSIONS,
     ImageFile,
+    list_folder,
     list_images,
     list_sessions,
     misnamed_participants,
     passes,
     read_filters,
 )
+from msapp.bids.masks import check_derivatives, find_given_mask, find_given_masks
 from msapp.bids.nifti import orientation_notes
 from msapp.bids.times import natural_key, read_times
 from msapp.errors import InputError, UsageError
@@ -34,13 +38,18 @@ __all__ = [
     'find_given_masks',
     'find_participants',
     'interval_days',
+    'not_in_run',
     'plan_participants',
     'read_filters',
     'read_times',
     'sort_visits',
 ]
 
+logger = logging.getLogger(__name__)
+
 CONTRASTS = ('FLAIR', 'T1w', 'T2w', 'ceT1w')
+# Of a complex image only the magnitude is anatomy.
+MAGNITUDE = {'part': [None, 'mag']}
 
 Filters = Mapping[str, Mapping[str, Any]]
 
@@ -120,21 +129,43 @@ def plan_participants(settings: Settings) -> list[Participant]:
     Returns
     -------
     list of Participant
-        Those whose images cannot be used have their ``error`` set.
+        Those whose images cannot be used have their ``error`` set; those of :func:`not_in_run`
+        are not among them.
     """
     labels = find_participants(settings)
     filters = read_filters(settings.bids_filter_file)
     _check_sessions_exist(settings, labels)
-    planned = [_plan_safely(label, settings, filters) for label in labels]
+    check_derivatives(settings.derivatives)
+    others = not_in_run(settings)
+    for sentence in others.values():
+        logger.info(sentence)
+    planned = [_plan_safely(label, settings, filters) for label in labels if label not in others]
     if not settings.participant_label:
         misnamed = misnamed_participants(settings.bids_dir)
         planned += [Participant(label, error=error) for label, error in misnamed.items()]
     return sorted(planned, key=lambda participant: participant.label)
 
 
+def not_in_run(settings: Settings) -> dict[str, str]:
+    """Return who has none of the sessions of ``--session-label``, by label, with a sentence."""
+    wanted = _wanted_sessions(settings)
+    found = {}
+    for label in find_participants(settings) if wanted else []:
+        with contextlib.suppress(InputError):  # planning names what cannot be read
+            if wanted.isdisjoint(path.name for path in list_folder(settings.bids_dir / label)):
+                lacking = ' or '.join(sorted(wanted, key=natural_key))
+                found[label] = f'{printable(label)}: has no {lacking}; not part of this run.'
+    return found
+
+
+def _wanted_sessions(settings: Settings) -> set[str]:
+    """Return the labels (``ses-1``) of ``--session-label``; none asks for all."""
+    return {f'ses-{label.removeprefix("ses-")}' for label in settings.session_label}
+
+
 def _check_sessions_exist(settings: Settings, labels: list[str]) -> None:
     """Refuse session labels that no participant has."""
-    wanted = {f'ses-{label.removeprefix("ses-")}' for label in settings.session_label}
+    wanted = _wanted_sessions(settings)
     found = {path.name for label in labels for path in (settings.bids_dir / label).glob('ses-*')}
     missing = sorted(wanted - found)
     if missing:
@@ -159,15 +190,15 @@ def _plan(label: str, settings: Settings, filters: Filters) -> Participant:
     sessions: list[str | None] = [*sorted(found, key=natural_key)] or [None]
     if found and not settings.session_label:
         left_out += _outside_sessions(settings.bids_dir, label)
-    if settings.session_label:
-        wanted = {f'ses-{name.removeprefix("ses-")}' for name in settings.session_label}
+    if wanted := _wanted_sessions(settings):
         sessions = [session for session in sessions if session in wanted]
     times = read_times(settings.bids_dir, label)
     visits: list[Visit] = []
     for session in sessions:
         visit = _find_visit(settings.bids_dir, label, session, filters, times)
         if 'FLAIR' in visit.images or 'T1w' in visit.images:
-            visits.append(visit)
+            _, notes = find_given_mask(label, visit, settings.derivatives)
+            visits.append(replace(visit, left_out=(*visit.left_out, *notes)))
         else:
             present = ', '.join(visit.images) or 'nothing'
             left_out.append(f'{visit.name}: neither FLAIR nor T1w found (found: {present}).')
@@ -191,9 +222,12 @@ def _outside_sessions(bids_dir: Path, label: str) -> list[str]:
 
 
 def _doubtful_order(visits: Sequence[Visit]) -> Iterator[str]:
-    """Say why visits are sorted by their labels, and where the times that are known deny it."""
+    """Say which visits are sorted by their labels and why, and where times deny the labels."""
     without = [visit.name for visit in visits if not visit.acq_time]
-    if len(visits) < 2 or not without:
+    if len(visits) < 2:
+        return
+    if not without:
+        yield from _doubtful_times(visits)
         return
     yield (
         f'The visits are sorted by their labels: {", ".join(without)} '
@@ -209,17 +243,48 @@ def _doubtful_order(visits: Sequence[Visit]) -> Iterator[str]:
             )
 
 
+def _doubtful_times(visits: Sequence[Visit]) -> Iterator[str]:
+    """Say where visits that all have a time share a day, or are not in the order of labels."""
+    for day, together in groupby(visits, key=_day):
+        names = [visit.name for visit in together]
+        if len(names) > 1:
+            yield (
+                f'{", ".join(names)} have one date ({day}) in acq_time: they are sorted by their '
+                'labels, and the time between them is taken as not known. Dates that were '
+                'anonymised alike say nothing of the order.'
+            )
+    if list(visits) != sorted(visits, key=_label_key):
+        yield (
+            f'By acq_time the order of the visits is {", ".join(visit.name for visit in visits)}, '
+            'which is not that of their labels. Check it: what is new and what is gone depend on '
+            'it.'
+        )
+
+
 def sort_visits(visits: list[Visit]) -> list[Visit]:
-    """Sort by acquisition time where every visit has one, else by label."""
-    times = [visit.acq_time for visit in visits]
-    if all(times):
-        return sorted(visits, key=lambda visit: datetime.fromisoformat(str(visit.acq_time)))
-    return sorted(visits, key=lambda visit: natural_key(visit.session or ''))
+    """Sort by date where every visit has one, those of one day by label; else all by label.
+
+    The time of day is not used: where dates were anonymised to one day, it is arbitrary.
+    """
+    if all(visit.acq_time for visit in visits):
+        return sorted(visits, key=lambda visit: (_day(visit), _label_key(visit)))
+    return sorted(visits, key=_label_key)
+
+
+def _day(visit: Visit) -> date:
+    return datetime.fromisoformat(str(visit.acq_time)).date()
+
+
+def _label_key(visit: Visit) -> list[tuple[int, str]]:
+    return natural_key(visit.session or '')
 
 
 def interval_days(previous: Visit, current: Visit) -> float | None:
-    """Return the time between two visits, days; None where one has no time."""
-    if not (previous.acq_time and current.acq_time):
+    """Return the time between two visits, days; None where one has no time or both have one date.
+
+    See :func:`sort_visits` for why the times of one day do not count.
+    """
+    if not (previous.acq_time and current.acq_time) or _day(previous) == _day(current):
         return None
     gap = datetime.fromisoformat(current.acq_time) - datetime.fromisoformat(previous.acq_time)
     return gap.total_seconds() / 86400
@@ -236,7 +301,8 @@ def _find_visit(
     images: dict[str, Path] = {}
     files, left_out = list_images(bids_dir, label, session)
     for contrast in CONTRASTS:
-        paths = _candidates(files, contrast, filters.get(contrast, {}))
+        paths, others = _candidates(files, contrast, filters.get(contrast, {}))
+        left_out += others
         if not paths:
             if contrast in filters:
                 left_out.append(f'{contrast}: no image passes the filter {filters[contrast]}.')
@@ -275,58 +341,32 @@ def _finest(paths: list[Path], where: str) -> tuple[Path, list[str]]:
 
 def _candidates(
     files: Iterable[ImageFile], contrast: str, filters: Mapping[str, Any]
-) -> list[Path]:
-    """Return the files of a contrast; a T1w with a contrast agent is ``ceT1w``."""
+) -> tuple[list[Path], list[str]]:
+    """Return the files of a contrast, and sentences on those that are no magnitude images.
+
+    A T1w with a contrast agent is ``ceT1w``; a filter may ask for a ``part`` of complex images.
+    """
     suffix = 'T1w' if contrast == 'ceT1w' else contrast
     # A filter may ask for another suffix.
     wanted = {'suffix': suffix, 'extension': list(EXTENSIONS), **filters}
     with_agent = contrast == 'ceT1w'
-    return [
-        file.path
+    found = [
+        file
         for file in files
         if passes(file.entities, wanted)
         and (contrast in ('FLAIR', 'T2w') or ('ceagent' in file.entities) is with_agent)
     ]
+    parts = {} if 'part' in filters else MAGNITUDE
+    left_out = [
+        f'{file.path.name}: not used, for it holds the part "{file.entities["part"]}" of a complex '
+        'image, not its magnitude. Choose it with --bids-filter-file if it is what you need.'
+        for file in found
+        if not passes(file.entities, parts)
+    ]
+    return [file.path for file in found if passes(file.entities, parts)], left_out
 
 
 def _coarseness(image: nib.spatialimages.SpatialImage) -> tuple[float, float]:
     """Sort key: volume of a voxel, then its longest side; the finest image comes first."""
-    return round(voxel_volume_mm3(image), 3), max(spacing_mm(image))
-
-
-def find_given_masks(
-    participants: Iterable[Participant], derivatives: Iterable[Path]
-) -> dict[tuple[str, str | None], Path]:
-    """Find brain masks in other derivative datasets, by participant and session.
-
-    Parameters
-    ----------
-    participants : iterable of Participant
-    derivatives : iterable of Path
-        Datasets, the first with a mask counts. Masks are named ``..._desc-brain_mask`` and lie
-        in ``orig``, in the reference contrast's space, or name no space.
-
-    Raises
-    ------
-    UsageError
-        If a folder does not exist.
-    """
-    roots = list(derivatives)
-    for root in roots:
-        if not root.is_dir():
-            raise UsageError(f'--derivatives {root}: no such folder.')
-    found = {}
-    for participant in participants:
-        for visit in participant.visits:
-            stem = '_'.join(filter(None, (participant.label, visit.session)))
-            spaces = ('_space-orig', f'_space-{visit.reference}', '')
-            paths = [
-                root / participant.label / (visit.session or '') / 'anat' / f'{stem}{space}'
-                for root in roots
-                for space in spaces
-            ]
-            masks = [path.with_name(f'{path.name}_desc-brain_mask.nii.gz') for path in paths]
-            existing = [mask for mask in masks if mask.exists()]
-            if existing:
-                found[participant.label, visit.session] = existing[0]
-    return found
+    # Rounded, or noise in the affine would choose between images that are equal.
+    return round(voxel_volume_mm3(image), 3), round(max(spacing_mm(image)), 3)

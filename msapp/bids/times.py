@@ -41,6 +41,7 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
     UTF-8 with and without a byte-order mark and UTF-16 are told apart; anything else is read as
     Latin-1, in which the letters, digits and tabs of a label or a time are what they are in ASCII.
+    BIDS has no quoting; the quotes that a spreadsheet puts around a cell are taken away.
     """
     try:
         if not path.is_file():
@@ -51,14 +52,19 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             text = content.decode(encoding)
         except UnicodeDecodeError:
             text = content.decode('latin-1')
-        rows = list(csv.DictReader(io.StringIO(text, newline=''), delimiter='\t', restval=''))
+        lines = io.StringIO(text, newline='')
+        rows = list(csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE, restval=''))
     except (OSError, ValueError, csv.Error):
         return []
     # Cells beyond the last column, as from a tab at the end of each row, have no key.
     return [
-        {key.strip(): cell.strip() for key, cell in row.items() if isinstance(key, str)}
+        {_bare(key): _bare(cell) for key, cell in row.items() if isinstance(key, str)}
         for row in rows
     ]
+
+
+def _bare(cell: str) -> str:
+    return cell.strip().strip('"').strip()
 
 
 def read_time(value: object) -> str | None:

@@ -38,7 +38,8 @@ DESCRIPTION = """\
 Score lesion masks, or maps of lesion probability, against manual masks.
 
 PRED and TRUTH are two NIfTI files on one grid, or two folders. In folders, files belong
-together that have the same path, else the same name, else the same sub- and ses-.
+together that have the same path, else the same name, else the same sub- and ses-. A name
+counts if each folder has it once and neither sub- and ses- nor the sub-folders differ.
 """
 EPILOG = """\
 rules (scores by voxel are always given: Dice, sensitivity, ..., distances in mm, volumes in mL):

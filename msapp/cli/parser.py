@@ -256,7 +256,8 @@ def parse(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], int]:
     verbosity : int
     """
     parser = build_parser()
-    parsed = vars(parser.parse_args(argv))
+    # Folders and levels may stand among the flags.
+    parsed = vars(parser.parse_intermixed_args(argv))
     given = {key: value for key, value in parsed.items() if value is not None and value != []}
     given.pop('notrack', None)
     verbosity = int(given.pop('verbose', 0))
@@ -267,11 +268,29 @@ def parse(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], int]:
         )
     values: dict[str, Any] = {}
     if 'config_file' in given:
-        from msapp.settings import load_toml
-
-        values = load_toml(given.pop('config_file'))
+        values = _load_settings(given.pop('config_file'))
     values |= given
     missing = [name for name in ('bids_dir', 'output_dir', 'levels') if name not in values]
     if missing:
         parser.error(f'missing: {", ".join(missing)}')
     return values, verbosity
+
+
+def _load_settings(path: Path) -> dict[str, Any]:
+    """Read a settings file, in which ``mem`` may stand for ``mem-gb``, written as for the flag.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read, or the amount of memory is none.
+    """
+    from msapp.errors import UsageError
+    from msapp.settings import load_toml
+
+    values = load_toml(path)
+    if 'mem' in values:
+        try:
+            values['mem_gb'] = memory_gb(str(values.pop('mem')))
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f'{path}: mem: {error}.') from error
+    return values

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
-from msapp.bids.query import Participant, Visit
+from msapp.bids.query import Participant, Visit, not_in_run
 from msapp.errors import MissingDependencyError
 from msapp.settings import Settings, Task
 
@@ -29,6 +29,8 @@ MIRRORED, NEVER_SAMPLED = {'lesions', 'longitudinal'}, {'anatomy', 'longitudinal
 def check_available(settings: Settings) -> None:
     """Refuse, before any work, what needs a model, a program or a GPU that is not there.
 
+    The group level reads tables and needs none of them.
+
     Raises
     ------
     MissingDependencyError
@@ -40,6 +42,8 @@ def check_available(settings: Settings) -> None:
     from msapp.inference.device import choose_gpus
     from msapp.models.registry import check_weights, models_for, with_confirming
 
+    if 'participant' not in settings.levels:
+        return
     _check_tasks(settings.tasks)
     models = models_for(settings)
     _check_networks(settings, models)
@@ -149,6 +153,7 @@ def describe(participants: Sequence[Participant], settings: Settings) -> Iterato
             reasons = [*visit.left_out, *not_done(visit, previous, settings)]
             yield from (f'    left out: {reason}' for reason in reasons)
             previous = visit
+    yield from not_in_run(settings).values()
 
 
 def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:

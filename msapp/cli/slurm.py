@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msapp import __version__
 from msapp.cli.slurm_status import (
+    COMMAND,
     DONE,
     FAILED,
     JOBS,
@@ -23,9 +25,12 @@ from msapp.cli.slurm_status import (
     PROGRAM,
     QUEUED,
     describe,
+    find_group,
     find_labels,
     find_states,
-    find_submissions,
+    newest_command,
+    read_settings,
+    split_options,
     wait,
 )
 from msapp.errors import (
@@ -38,15 +43,19 @@ from msapp.errors import (
 )
 from msapp.files import write_atomic
 
+if TYPE_CHECKING:
+    from msapp.settings import Settings
+
 # A link to scripts/slurm, whose files are also for use by hand.
 TEMPLATES = Path(__file__).parent / 'sbatch'
 MARK = '# Values of msapp-slurm.\n'
 SCRIPTS = ('participant.sbatch', 'group.sbatch')
-COMMAND = 'command.txt'
 # Slurm's own default, where `scontrol` does not say.
 MAX_ARRAY_SIZE = 1001
 # What a task sets by itself, or what would make a task do nothing.
 OWN_OPTIONS = ('participant_label', 'work_dir', 'dry_run', 'boilerplate_only')
+# The group level runs no network, and would wait for a GPU.
+GPU_OPTION = re.compile(r'--(gres|gpu|(cpus|mem|ntasks)-per-gpu|tres)|-G')
 
 
 def positive(text: str) -> int:
@@ -63,11 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         usage=f'{PROGRAM} BIDS_DIR OUTPUT_DIR [options] [-- options of msapp]',
         description='Submit a BIDS dataset to SLURM: an array with one task a participant, then '
-        'the group level. A second call submits only who is not done. What follows "--" goes to '
-        'msapp; memory and CPUs it takes from SLURM. Tasks do not run the BIDS validator.',
+        'the group level. A second call submits only who is not done. Options of msapp come last, '
+        f'after "--", as in: {PROGRAM} /bids /out --mem 32G -- --tasks lesions --session-label 1. '
+        'msapp takes memory and CPUs from SLURM, and does not run the BIDS validator.',
         epilog='Exit codes: 0 submitted, or with --wait and --status all done; 1 some participant '
-        'is not done (65 and the like where all failed for one reason); 2 wrong usage, or SLURM '
-        'refused the job; 69 sbatch is not installed.',
+        'or the group level is not done (65 and the like where all failed for one reason); 2 wrong '
+        'usage, or SLURM refused the job; 69 sbatch is not installed.',
     )
     parser.add_argument('bids_dir', type=Path, help='root of a BIDS dataset')
     parser.add_argument('output_dir', type=Path, help='where derivatives are written')
@@ -109,7 +119,8 @@ def _add_job_options(group: argparse._ArgumentGroup) -> None:
         action='append',
         default=[],
         metavar='=--OPTION=VALUE',
-        help='more for sbatch, as in --sbatch-option=--qos=long; may be repeated',
+        help='more for sbatch, as in --sbatch-option=--qos=long; may be repeated; the group '
+        "level's job gets it too, unless it asks for GPUs (--gres, --gpus and the like)",
     )
     group.add_argument(
         '-w',
@@ -140,9 +151,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         the class in ``msapp.errors`` that says what went wrong.
     """
     given = list(sys.argv[1:] if argv is None else argv)
-    cut = given.index('--') if '--' in given else len(given)
-    args = build_parser().parse_args(given[:cut])
-    args.options = given[cut + 1 :]
+    own, options = split_options(given)
+    args = build_parser().parse_args(own, argparse.Namespace(options=options))
     try:
         return run(args)
     except MsappError as error:
@@ -162,19 +172,27 @@ def run(args: argparse.Namespace) -> int:
         if getattr(args, name) is not None:
             setattr(args, name, getattr(args, name).absolute())
     labels = find_labels(args.bids_dir, args.participant_label)
-    if not args.status:
+    if args.status:
+        _, options = split_options(newest_command(args.bids_dir, args.output_dir))
+        settings = read_settings(args.bids_dir, args.output_dir, args.options or options)
+    else:
         if shutil.which('sbatch') is None and not args.dry_run:
             raise MissingDependencyError(
                 'sbatch is not on PATH. Call this on a node from which jobs are submitted, or '
                 'run msapp itself.'
             )
-        check(args)
-        submit_missing(args, labels)
+        settings = check(args)
+        submit_missing(args, settings, labels)
         if args.dry_run or not args.wait:
             return EXIT_DONE
         wait(args.output_dir)
-    states = find_states(args.output_dir, labels)
-    sys.stdout.write('\n'.join(describe(states, _again(args))) + '\n')
+    states = find_states(settings, labels)
+    command = newest_command(args.bids_dir, args.output_dir)
+    if args.participant_label:
+        command[3:3] = ['--participant-label', *args.participant_label]
+    elif all(state.status == DONE for state in states):
+        states.append(find_group(args.output_dir))
+    sys.stdout.write('\n'.join(describe(states, shlex.join(command))) + '\n')
     codes = {state.exit_code for state in states}
     return codes.pop() if len(codes) == 1 else EXIT_SOME_FAILED
 
@@ -182,8 +200,8 @@ def run(args: argparse.Namespace) -> int:
 # --- before anything is submitted --------------------------------------------------------------
 
 
-def check(args: argparse.Namespace) -> None:
-    """Refuse now what would make every task fail hours later.
+def check(args: argparse.Namespace) -> Settings:
+    """Refuse now what would make every task fail hours later; return the settings of msapp.
 
     Raises
     ------
@@ -192,8 +210,6 @@ def check(args: argparse.Namespace) -> None:
     """
     from msapp.bids.checks import check_folders
     from msapp.cli.parser import build_parser as build_msapp_parser
-    from msapp.cli.parser import parse
-    from msapp.settings import make_settings
 
     call = [str(args.bids_dir), str(args.output_dir), 'participant', *args.options]
     given = vars(build_msapp_parser().parse_args(call))
@@ -203,8 +219,10 @@ def check(args: argparse.Namespace) -> None:
             f'after "--": {" ".join(own) or "a level"} is set by {PROGRAM} itself; see '
             f'{PROGRAM} --help for the option to use.'
         )
-    call += ['--work-dir', str(args.work_dir)] if args.work_dir else []
-    check_folders(make_settings(parse([*call, *(['--dry-run'] if args.dry_run else [])])[0]))
+    more = ['--work-dir', str(args.work_dir)] if args.work_dir else []
+    more += ['--dry-run'] if args.dry_run else []
+    settings = read_settings(args.bids_dir, args.output_dir, [*args.options, *more])
+    check_folders(settings)
     for option in args.sbatch_option:
         if not option.startswith('-'):
             raise UsageError(f'--sbatch-option {option}: write it as in --sbatch-option=--qos=long')
@@ -214,6 +232,7 @@ def check(args: argparse.Namespace) -> None:
         values = (given[name] for name in given if name not in ('bids_dir', 'output_dir'))
         args.binds = [path for value in values for path in _paths(value)]
         _check_binds([args.bids_dir, args.output_dir, args.work_dir, *args.binds])
+    return settings
 
 
 def _paths(value: object) -> Iterator[Path]:
@@ -236,15 +255,15 @@ def _check_binds(paths: Sequence[Path | None]) -> None:
 # --- submitting ---------------------------------------------------------------------------------
 
 
-def submit_missing(args: argparse.Namespace, labels: Sequence[str]) -> None:
+def submit_missing(args: argparse.Namespace, settings: Settings, labels: Sequence[str]) -> None:
     """Write the scripts for who is not done and submit them, then the group level."""
-    states = find_states(args.output_dir, labels)
+    states = find_states(settings, labels)
     wanted = (FAILED, MISSING, DONE) if args.all else (FAILED, MISSING)
     todo = [state.participant for state in states if state.status in wanted]
     queued = sum(state.status == QUEUED for state in states)
     if queued:
         sys.stdout.write(f'{queued} participants are in the queue already.\n')
-    if not todo and (queued or (args.output_dir / 'group.html').exists()):
+    if not todo and (queued or find_group(args.output_dir).status != MISSING):
         sys.stdout.write('Nothing to submit. With --all, those that are done are run again.\n')
         return
     folder = _new_folder(args.output_dir / 'logs' / 'slurm', make=not args.dry_run)
@@ -291,26 +310,17 @@ def fill(name: str, args: argparse.Namespace, folder: Path) -> str:
         }
     options += [f'--{key}={value}' for key, value in given.items() if value is not None]
     lines = [f'#SBATCH {shlex.quote(option)}' for option in options]
-    lines += [f'#SBATCH {option}' for option in args.sbatch_option]
+    more = [item for item in args.sbatch_option if participant or not GPU_OPTION.match(item)]
+    lines += [f'#SBATCH {option}' for option in more]
     settings['MSAPP_IMAGE'] = args.image or ''
     lines += ['', *(f'{key}={shlex.quote(str(value))}' for key, value in settings.items())]
     if getattr(args, 'binds', None):
         binds = shlex.quote(','.join(map(str, args.binds)))
         lines.append(f'export APPTAINER_BIND={binds}"${{APPTAINER_BIND:+,$APPTAINER_BIND}}"')
     text = (TEMPLATES / name).read_text(encoding='utf-8')
-    for option in [*options, *args.sbatch_option]:
+    for option in [*options, *more]:
         text = re.sub(rf'^#SBATCH {re.escape(option.split("=")[0])}(=.*)?\n', '', text, flags=re.M)
     return text.replace(MARK, '\n'.join(lines) + '\n')
-
-
-def _again(args: argparse.Namespace) -> str:
-    """Return the command of the newest submission, for the participants that were asked for."""
-    command = [PROGRAM, str(args.bids_dir), str(args.output_dir)]
-    for submission in find_submissions(args.output_dir):
-        command = shlex.split((submission.folder / COMMAND).read_text(encoding='utf-8'))
-    if args.participant_label:
-        command[3:3] = ['--participant-label', *args.participant_label]
-    return shlex.join(command)
 
 
 def _command(args: argparse.Namespace) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,11 +12,22 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, MissingDependencyError, UsageError
+from msapp.errors import (
+    EXIT_DONE,
+    EXIT_SOME_FAILED,
+    InputError,
+    MissingDependencyError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from msapp.settings import Settings
 
 PROGRAM = 'msapp-slurm'
-LABELS, JOBS = 'participants.txt', 'jobs.tsv'
+LABELS, JOBS, COMMAND = 'participants.txt', 'jobs.tsv', 'command.txt'
+GROUP = 'group level'
 # How often SLURM is asked whether jobs have ended: soon at first, then rarely.
 WAIT_FIRST_S, WAIT_MOST_S, WAIT_GROWTH = 2.0, 30.0, 1.3
 DONE, FAILED, MISSING, QUEUED = 'done', 'failed', 'missing', 'queued'
@@ -110,13 +122,18 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def find_states(output_dir: Path, labels: Sequence[str]) -> list[State]:
-    """Say how far each participant is, from the outputs, and from the queue where there is one."""
-    newest: dict[str, dict[str, str]] = {}
-    for path in sorted((output_dir / 'logs').glob('*/summary.tsv')):
-        newest |= {row.get('participant_id', ''): row for row in read_rows(path)}
+def find_states(settings: Settings, labels: Sequence[str]) -> list[State]:
+    """Say how far each participant is, from the outputs, and from the queue where there is one.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of msapp: they say which visits are to be processed.
+    labels : sequence of str
+    """
+    newest = _newest_rows(settings.output_dir)
     tasks: dict[str, tuple[str, Path]] = {}
-    for submission in find_submissions(output_dir):
+    for submission in find_submissions(settings.output_dir):
         for label, task in submission.tasks().items():
             tasks[label] = (task, submission.folder / f'{task}.out')
     waiting = ask_queue() if tasks else None
@@ -126,11 +143,31 @@ def find_states(output_dir: Path, labels: Sequence[str]) -> list[State]:
         if waiting and task in waiting:
             states.append(State(label, QUEUED, f'waits or runs as {task}'))
         else:
-            states.append(_state(output_dir, label, newest.get(label), log))
+            states.append(_state(settings, label, newest.get(label), log))
     return states
 
 
-def _state(output_dir: Path, label: str, row: dict[str, str] | None, log: Path | None) -> State:
+def _newest_rows(output_dir: Path) -> dict[str, dict[str, str]]:
+    """Return each participant's newest row of a summary.
+
+    A run that was refused, since another was at work on the participant, tells nothing of it; its
+    row counts only where there is no other.
+    """
+    newest: dict[str, dict[str, str]] = {}
+    for path in sorted(_summaries(output_dir)):
+        for row in read_rows(path):
+            label = row.get('participant_id', '')
+            refused = row.get('status') == 'not run' and row.get('steps_total') == '0'
+            if not refused or label not in newest:
+                newest[label] = row
+    return newest
+
+
+def _summaries(output_dir: Path) -> Iterator[Path]:
+    return (output_dir / 'logs').glob('*/summary.tsv')
+
+
+def _state(settings: Settings, label: str, row: dict[str, str] | None, log: Path | None) -> State:
     """Judge one participant by the newest row of a summary and by the files that must be there."""
     where = f' See {log}' if log is not None and log.exists() else ''
     if row is None:
@@ -140,27 +177,84 @@ def _state(output_dir: Path, label: str, row: dict[str, str] | None, log: Path |
         code = row.get('exit_code') or ''
         number = int(code) if code.isdecimal() and int(code) else EXIT_SOME_FAILED
         return State(label, FAILED, f'{step}{row.get("error") or "no reason was noted"}', number)
-    absent = [] if (output_dir / f'{label}.html').is_file() else [f'{label}.html']
-    if not any((output_dir / label).glob('**/*_desc-summary_stats.tsv')):
+    absent = [] if (settings.output_dir / f'{label}.html').is_file() else [f'{label}.html']
+    if not any((settings.output_dir / label).glob('**/*_desc-summary_stats.tsv')):
         absent.append(f'{label}/**/*_desc-summary_stats.tsv')
+    try:
+        absent = absent or list(_absent_numbers(settings, label))
+    except InputError as error:
+        return State(label, MISSING, str(error))
     if absent:
-        return State(label, MISSING, f'a run of it was done, but there is no {absent[0]}.{where}')
+        files = ' and no '.join(absent)
+        return State(label, MISSING, f'a run of it was done, but there is no {files}.{where}')
     return State(label, DONE, exit_code=EXIT_DONE)
+
+
+def _absent_numbers(settings: Settings, label: str) -> Iterator[str]:
+    """Name the tables that are not there of the visits that msapp would process."""
+    from msapp.bids.files import list_sessions
+
+    sessions: Sequence[str | None] = list_sessions(settings.bids_dir / label)[0] or [None]
+    wanted = [f'ses-{name.removeprefix("ses-")}' for name in settings.session_label]
+    for session in sessions:
+        stem = '_'.join(filter(None, (label, session)))
+        table = Path(label, session or '', 'anat', f'{stem}_desc-summary_stats.tsv')
+        if (settings.output_dir / table).is_file() or (wanted and session not in wanted):
+            continue
+        if _is_processed(settings, label, session):
+            yield table.as_posix()
+
+
+def _is_processed(settings: Settings, label: str, session: str | None) -> bool:
+    """Tell whether msapp processes a visit: it leaves out those with neither FLAIR nor T1w.
+
+    As `msapp.bids.query.plan_participants`, which reads the images; a test compares the two.
+    """
+    from msapp.bids.files import EXTENSIONS, list_images, passes, read_filters
+
+    filters = read_filters(settings.bids_filter_file)
+    images, _ = list_images(settings.bids_dir, label, session)
+    for contrast in ('FLAIR', 'T1w'):
+        wanted = {'suffix': contrast, 'extension': list(EXTENSIONS), 'part': [None, 'mag']}
+        wanted |= filters.get(contrast, {})
+        found = [image.entities for image in images if passes(image.entities, wanted)]
+        # A T1w with a contrast agent is none.
+        if any(contrast == 'FLAIR' or 'ceagent' not in entities for entities in found):
+            return True
+    return False
+
+
+def find_group(output_dir: Path) -> State:
+    """Say whether the group's page tells of all runs, or its job is in the queue."""
+    submissions = find_submissions(output_dir)
+    jobs = {job for item in submissions for job, line in item.jobs.items() if line is None}
+    waiting = jobs & (ask_queue() or set()) if jobs else set()
+    if waiting:
+        return State(GROUP, QUEUED, f'waits or runs as {max(waiting)}')
+    page = output_dir / 'group.html'
+    if not page.is_file():
+        return State(GROUP, MISSING, 'there is no group.html.')
+    ended = max((path.stat().st_mtime_ns for path in _summaries(output_dir)), default=0)
+    if page.stat().st_mtime_ns < ended:
+        return State(GROUP, MISSING, 'group.html is older than the newest run.')
+    return State(GROUP, DONE, exit_code=EXIT_DONE)
 
 
 def describe(states: Sequence[State], again: str) -> Iterator[str]:
     """Give the lines of ``--status``; ``again`` is the command that submits who is not done."""
+    people = [state for state in states if state.participant != GROUP]
     groups = {
-        status: [state for state in states if state.status == status]
+        status: [state for state in people if state.status == status]
         for status in (DONE, FAILED, MISSING, QUEUED)
     }
     if groups[DONE]:
         yield f'done: {" ".join(state.participant for state in groups[DONE])}'
-    for status in (FAILED, MISSING, QUEUED):
-        yield from (f'{status}: {state.participant}: {state.reason}' for state in groups[status])
+    told = [state for status in (FAILED, MISSING, QUEUED) for state in groups[status]]
+    told += [state for state in states if state.participant == GROUP and state.status != DONE]
+    yield from (f'{state.status}: {state.participant}: {state.reason}' for state in told)
     counts = ', '.join(f'{len(group)} {status}' for status, group in groups.items() if group)
-    yield f'{len(states)} participants: {counts}.'
-    if groups[FAILED] or groups[MISSING]:
+    yield f'{len(people)} participants: {counts}.'
+    if any(state.status != QUEUED for state in told):
         yield f'To submit again who is not done: {again}'
 
 
@@ -173,6 +267,28 @@ def find_submissions(output_dir: Path) -> list[Submission]:
         jobs = {job: int(line) if line.isdecimal() else None for job, line in rows}
         found.append(Submission(path.parent, tuple(labels), jobs))
     return found
+
+
+def newest_command(bids_dir: Path, output_dir: Path) -> list[str]:
+    """Return the command of the newest submission; without one, the shortest that submits."""
+    submissions = find_submissions(output_dir)
+    if not submissions:
+        return [PROGRAM, str(bids_dir), str(output_dir)]
+    return shlex.split((submissions[-1].folder / COMMAND).read_text(encoding='utf-8'))
+
+
+def split_options(command: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return what stands before ``--``, and the options of msapp after it."""
+    cut = command.index('--') if '--' in command else len(command)
+    return [*command[:cut]], [*command[cut + 1 :]]
+
+
+def read_settings(bids_dir: Path, output_dir: Path, options: Sequence[str]) -> Settings:
+    """Return the settings of a participant level of msapp with these options."""
+    from msapp.cli.parser import parse
+    from msapp.settings import make_settings
+
+    return make_settings(parse([str(bids_dir), str(output_dir), 'participant', *options])[0])
 
 
 def ask_queue() -> set[str] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,7 +112,8 @@ def find_cases(
     """Pair two files, or the files of two folders.
 
     In folders, files belong together that have the same path below the folder; else the same
-    name; else the same participant and session, if each folder has one such file.
+    name; else the same participant and session. Name and visit count where each folder has one
+    such file, paired or not, and files that are known to be of two visits are never paired.
 
     Parameters
     ----------
@@ -140,34 +141,40 @@ def find_cases(
         raise UsageError(f'{prediction} and {truth}: give two files or two folders.')
     if not prediction.is_dir():
         return Matches((Case(stem_of(prediction), prediction, truth),), (), ())
-    left = _list_images(prediction, prediction_glob)
-    right = _list_images(truth, truth_glob)
-    pairs: list[tuple[Path, Path]] = []
+    predicted = _list_images(prediction, prediction_glob)
+    true = _list_images(truth, truth_glob)
+    pairs: dict[Path, Path] = {}
     keys: list[Callable[[Path], Key | None]] = [
         lambda path: (*path.parent.parts, stem_of(path)),
         lambda path: (stem_of(path),),
         visit_of,
     ]
     for key in keys:
-        matched = _match(left, right, key)
-        pairs += matched
-        left = [path for path in left if path not in {first for first, _ in matched}]
-        right = [path for path in right if path not in {second for _, second in matched}]
-    _check_left(left, right, prediction, truth, len(pairs))
+        taken = set(pairs.values())
+        pairs |= {
+            first: second
+            for first, second in _match(predicted, true, key)
+            if first not in pairs and second not in taken and _may_be_one_visit(first, second)
+        }
+    taken = set(pairs.values())
+    left = [path for path in predicted if path not in pairs]
+    right = [path for path in true if path not in taken]
+    _check_left(left, right, prediction, truth, pairs)
     return Matches(
-        cases=_name(pairs, prediction, truth),
+        cases=_name([*pairs.items()], prediction, truth),
         only_predicted=tuple(prediction / path for path in left),
         only_truth=tuple(truth / path for path in right),
     )
 
 
 def _list_images(folder: Path, glob: str) -> list[Path]:
-    """Return the NIfTI files below a folder, relative to it, sorted."""
-    return sorted(
-        path.relative_to(folder)
-        for path in folder.rglob(glob)
-        if path.name.endswith(SUFFIXES) and not path.name.startswith('.')
-    )
+    """Return the NIfTI files below a folder, relative to it, sorted; nothing hidden.
+
+    Links without their file are listed, so that they are named; datalad's objects are hidden.
+    """
+    found = (path for path in folder.rglob(glob) if path.name.endswith(SUFFIXES))
+    inside = (path.relative_to(folder) for path in found if not path.is_dir())
+    return sorted(path for path in inside if not any(part[0] == '.' for part in path.parts))
 
 
 def _group(paths: Sequence[Path], key: Callable[[Path], Key | None]) -> dict[Key, list[Path]]:
@@ -192,13 +199,26 @@ def _match(
     ]
 
 
+def _may_be_one_visit(first: Path, second: Path) -> bool:
+    """Tell whether the labels of two files agree or, where one has none, their folders."""
+    visits = visit_of(first), visit_of(second)
+    if None not in visits:
+        return visits[0] == visits[1]
+    return first.parent == second.parent or Path() in (first.parent, second.parent)
+
+
 def _check_left(
-    left: Sequence[Path], right: Sequence[Path], prediction: Path, truth: Path, pairs: int
+    left: Sequence[Path],
+    right: Sequence[Path],
+    prediction: Path,
+    truth: Path,
+    pairs: Mapping[Path, Path],
 ) -> None:
-    """Refuse folders without a pair, and visits where the choice is open."""
+    """Refuse folders without a pair, and visits without one where the choice is open."""
     options = '--prediction-files and --truth-files'
     first, second = _group(left, visit_of), _group(right, visit_of)
-    for visit in sorted(first.keys() & second.keys()):
+    paired = {visit_of(path) for pair in pairs.items() for path in pair}
+    for visit in sorted((first.keys() & second.keys()) - paired):
         raise UsageError(
             f'{name_visit(visit)}: several files of one visit, '
             f'{", ".join(path.name for path in [*first[visit], *second[visit]])}. '
@@ -207,7 +227,8 @@ def _check_left(
     if not pairs:
         raise UsageError(
             f'{prediction} ({len(left)} images) and {truth} ({len(right)} images): no file of one '
-            'has the name, or the participant and session, of a file of the other. '
+            'has the path, the name (once in each folder, and not in sub-folders that differ), or '
+            'the participant and session of a file of the other. '
             f'Choose files with {options}.'
         )
 

@@ -117,7 +117,7 @@ def is_skull_stripped(image: nib.spatialimages.SpatialImage) -> bool:
             tuple(edge if axis == a else slice(None) for a in range(3)) for edge in (0, -1)
         )
     )
-    return SKULL_STRIPPED_MIN_ML < volume_ml < SKULL_STRIPPED_MAX_ML and not on_border
+    return bool(SKULL_STRIPPED_MIN_ML < volume_ml < SKULL_STRIPPED_MAX_ML and not on_border)
 
 
 def _affine_from_template(

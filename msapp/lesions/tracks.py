@@ -136,10 +136,10 @@ def _track(change: Change, visit: int) -> Iterator[dict[str, Any]]:
     for name, into in zip(change.identifiers_before, change.merged_into, strict=True):
         if name not in change.identifiers_after:
             state = change.kind if into is None else 'merged into'
-            ended = {'identifier': name, 'label': 0, 'merged_into': into, 'state': state}
+            ended: dict[str, Any] = {'identifier': name, 'label': 0, 'merged_into': into}
             if math.isnan(change.volume_after_ml):  # the visit does not show the place
                 ended['volume_ml'] = math.nan
-            yield nothing | ended
+            yield nothing | ended | {'state': state}
 
 
 def _tabulate(

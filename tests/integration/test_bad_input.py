@@ -63,6 +63,13 @@ def copy_flair(phantom: Path, root: Path, label: str) -> Path:
     return path
 
 
+def copy_visit(path: Path, session: str) -> Path:
+    """Copy the FLAIR of a participant to another visit."""
+    copy = Path(str(path).replace('ses-1', session))
+    copy.parent.mkdir(parents=True)
+    return shutil.copy(path, copy)
+
+
 def rewrite(path: Path, change: Callable[[np.ndarray], np.ndarray]) -> None:
     image = nib.load(path)
     data = change(np.asanyarray(image.dataobj))
@@ -256,6 +263,25 @@ def test_an_unknown_session_is_named(msapp, dataset, tmp_path):
     )
     assert answer.code == 2
     assert '--session-label: ses-7 not found for any participant.' in answer.text
+
+
+def test_who_lacks_the_session_asked_for_keeps_the_report_of_before(
+    msapp, dataset, fast_phantom, tmp_path
+):
+    copy_flair(fast_phantom, tmp_path / 'other', '02')
+    shutil.move(tmp_path / 'other' / 'sub-02', dataset / 'sub-02')
+    add_nan(copy_visit(dataset / FLAIR.format(label='02'), 'ses-2'))
+    page = tmp_path / 'out' / 'sub-01.html'
+    page.parent.mkdir()
+    page.write_text('full report')
+    flags = ('--skip-bids-validation', '--session-label', '2')
+    dry = msapp(dataset, tmp_path / 'out', 'participant', *flags, '--dry-run')
+    assert 'sub-01: has no ses-2; not part of this run.' in dry.text.splitlines()
+    answer = msapp(dataset, tmp_path / 'out', 'participant', *flags)
+    assert answer.code == 65  # of sub-02 alone
+    assert 'sub-01: has no ses-2; not part of this run.' in answer.text
+    assert 'sub-01: failed' not in answer.text
+    assert page.read_text() == 'full report'
 
 
 @pytest.mark.parametrize(

@@ -240,6 +240,8 @@ def test_a_session_of_any_name_is_a_visit_or_named(rest):
 @example('._sub-01_FLAIR.nii.gz')
 @example('sub-01_FLAIR (copy).nii.gz')
 @example('sub-01_FLAIR.nii')
+@example('sub-01_flair.nii.gz')
+@example('sub-01_acq-3D_T1W.nii.gz')
 def test_a_file_of_any_name_is_used_or_named(name):
     assume(name != 'sub-01_FLAIR.nii.gz')
     pattern = r'sub-01(_[a-z]+-[A-Za-z0-9]+)*_(FLAIR|T1w|T2w)\.nii(\.gz)?'
@@ -256,7 +258,9 @@ def test_a_file_of_any_name_is_used_or_named(name):
             assert others == set()
         looks = re.search(r'(?i)(flair|t1w|t2w).*\.nii', name) and not name.startswith('.')
         fits = re.fullmatch(r'sub-01(_[A-Za-z]+-[A-Za-z0-9+]+)*_[A-Za-z0-9]+\.nii(\.gz)?', name)
-        if looks and not fits:
+        contrasts = {'flair': 'FLAIR', 't1w': 'T1w', 't2w': 'T2w'}
+        suffix = name.partition('.')[0].rpartition('_')[2]
+        if looks and (not fits or contrasts.get(suffix.lower(), suffix) != suffix):
             assert any('Rename it' in reason for reason in visit.left_out)
 
 
@@ -271,6 +275,39 @@ def test_of_an_image_stored_twice_one_is_used_and_the_other_named():
 def test_an_image_with_an_upper_case_extension_alone_is_named_as_the_reason():
     with Dataset(GOOD, 'sub-02/anat/sub-02_FLAIR.NII.GZ') as root:
         assert 'sub-02_FLAIR.NII.GZ: not used' in plan(root)['sub-02'].error
+
+
+@pytest.mark.parametrize(('wrong', 'right'), [('Flair', 'FLAIR'), ('T1W', 'T1w'), ('t2w', 'T2w')])
+def test_an_image_with_a_suffix_in_the_wrong_case_is_named(wrong, right):
+    with Dataset(GOOD, f'sub-02/anat/sub-02_{wrong}.nii.gz') as root:
+        plans = plan(root)
+        untouched(plans, root)
+        assert f'sub-02_{wrong}.nii.gz: not used' in plans['sub-02'].error
+        assert f'Rename it, as sub-02_{right}.nii.gz.' in plans['sub-02'].error
+
+
+@pytest.mark.parametrize('name', ['Ses-2', 'ses_2', 'SES-2', 'ses 2'])
+def test_a_session_without_the_prefix_is_named(name):
+    first = 'sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii.gz'
+    with Dataset(GOOD, first, f'sub-02/{name}/anat/sub-02_{name}_FLAIR.nii.gz') as root:
+        plans = plan(root)
+        untouched(plans, root)
+        assert used(plans['sub-02'], root) == {'ses-1': [first]}
+        (reason,) = plans['sub-02'].left_out
+        assert reason.startswith(f'{name}: not used, for the name of a session')
+        assert 'Rename the folder and its files.' in reason
+
+
+def test_a_session_that_is_a_broken_link_is_named():
+    first = 'sub-02/ses-1/anat/sub-02_ses-1_FLAIR.nii.gz'
+    with Dataset(GOOD, first) as root:
+        (root / 'sub-02' / 'ses-2').symlink_to('/no/such')
+        add(root, 'sub-02/ses-1_scans.tsv', b'x')
+        expected = 'ses-2: is no folder (a broken link?). Fetch it, or remove it.'
+        assert plan(root)['sub-02'].left_out == (expected,)
+        plans = plan(root, session_label=('2',))
+        assert list(plans) == ['sub-02']
+        assert expected in plans['sub-02'].error
 
 
 def test_the_longest_labels_leave_room_for_every_name(tmp_path):
@@ -705,6 +742,7 @@ def test_a_folder_or_a_pipe_for_a_table_holds_no_times(become):
 @example(['2021-01-01', '2020-01-01'])
 @example(['2020-01-01', '2020-01-01'])
 @example(['2020-01-01', '2020-01-01T00:00:00Z'])
+@example(['1900-01-01T15:00:00', '1900-01-01T09:00:00'])
 def test_visits_are_sorted_by_time_or_it_is_said_why_not(values):
     values = [re.sub(r'[\s"]', '', value) for value in values]
     visits = [f'ses-{number}' for number in range(len(values))]
@@ -717,11 +755,15 @@ def test_visits_are_sorted_by_time_or_it_is_said_why_not(values):
     found = [visit.session for visit in participant.visits]
     said = any('sorted by their labels' in reason for reason in participant.left_out)
     if all(known):
-        order = sorted(range(len(values)), key=lambda i: datetime.fromisoformat(str(known[i])))
+        days = [datetime.fromisoformat(str(time)).date() for time in known]
+        order = sorted(range(len(values)), key=lambda i: days[i])
         assert found == [visits[i] for i in order]
+        assert said == (len(set(days)) < len(days))
+        told = any(reason.startswith('By acq_time') for reason in participant.left_out)
+        assert told == (found != visits)
     else:
         assert found == visits
-    assert said == (not all(known))
+        assert said
 
 
 # --- The filter file ------------------------------------------------------------------------------

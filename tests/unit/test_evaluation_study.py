@@ -132,6 +132,55 @@ class TestMatching:
         assert [path.name for path in matches.only_truth] == ['sub-03_ses-1_manual.nii']
         assert [path.name for path in matches.only_predicted] == ['sub-04_mask.nii']
 
+    @pytest.mark.parametrize(
+        ('predicted', 'true', 'together'),
+        [
+            (('sub-01/ses-1', 'sub-01/ses-2'), ('sub-01/ses-1', 'sub-02/ses-1'), ['sub-01_ses-1']),
+            (('patient01', 'patient02'), ('patient01', 'patient03'), ['patient01/mask']),
+            # One participant: month 12 is not month 24.
+            (('sub-01/month0', 'sub-01/month12'), ('sub-01/month0', 'sub-01/month24'), ['sub-01']),
+        ],
+    )
+    def test_files_of_one_name_that_are_left_over_are_not_paired(
+        self, tmp_path, predicted, true, together
+    ):
+        for folder, places in (('a', predicted), ('b', true)):
+            for place in places:
+                save(tmp_path / folder / place / 'mask.nii.gz', TRUTH)
+        matches = find_cases(tmp_path / 'a', tmp_path / 'b')
+        assert [case.name for case in matches.cases] == together
+        assert matches.only_predicted == (tmp_path / 'a' / predicted[1] / 'mask.nii.gz',)
+        assert matches.only_truth == (tmp_path / 'b' / true[1] / 'mask.nii.gz',)
+
+    @pytest.mark.parametrize(
+        ('predicted', 'true'),
+        [('sub-01/ses-1', 'sub-01/ses-2'), ('patient01', 'patient02'), ('sub-01', 'patient02')],
+    )
+    def test_a_name_alone_does_not_join_two_patients(self, tmp_path, predicted, true):
+        save(tmp_path / 'a' / predicted / 'mask.nii.gz', TRUTH)
+        save(tmp_path / 'b' / true / 'mask.nii.gz', TRUTH)
+        with pytest.raises(UsageError, match=r'not in sub-folders that differ'):
+            find_cases(tmp_path / 'a', tmp_path / 'b')
+
+    def test_a_name_of_its_own_is_found_in_any_sub_folder(self, tmp_path):
+        for name in ('patient01', 'patient02'):
+            save(tmp_path / 'a' / name / f'{name}_mask.nii.gz', TRUTH)
+            save(tmp_path / 'b' / f'{name}_mask.nii', TRUTH)
+        matches = find_cases(tmp_path / 'a', tmp_path / 'b')
+        assert len(matches.cases) == 2
+        assert all(case.truth.name[:9] == case.prediction.name[:9] for case in matches.cases)
+
+    def test_hidden_files_and_folders_are_no_cases_and_a_broken_link_is(self, folders):
+        predictions, truths = folders
+        key = 'MD5E-s9--0a.nii.gz'
+        save(truths / '.git' / 'annex' / 'objects' / key / key, TRUTH)
+        save(truths / 'sub-01' / '._mask.nii.gz', TRUTH)
+        (truths / 'old.nii.gz').mkdir()
+        (truths / 'sub-09_manual.nii.gz').symlink_to(f'.git/annex/objects/gone/{key}')
+        matches = find_cases(predictions, truths)
+        assert len(matches.cases) == 3
+        assert matches.only_truth == (truths / 'sub-09_manual.nii.gz',)
+
     def test_what_cannot_be_paired_is_refused(self, tmp_path, case):
         (tmp_path / 'empty').mkdir()
         save(tmp_path / 'x' / 'a.nii', TRUTH)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import nibabel as nib
@@ -12,9 +13,9 @@ import pytest
 from msapp.bids.query import (
     Participant,
     Visit,
-    find_given_masks,
     find_participants,
     interval_days,
+    not_in_run,
     plan_participants,
     read_filters,
     read_times,
@@ -96,6 +97,15 @@ class TestImages:
         (visit,) = dataset.plan()[0].visits
         assert used(visit) == {'FLAIR': 'sub-01_run-2_FLAIR.nii.gz'}
 
+    def test_rounding_noise_does_not_choose_between_equal_images(self, dataset):
+        dataset.add('sub-01_run-1_FLAIR', 'sub-01_run-2_FLAIR')
+        path = dataset.root / 'sub-01/anat/sub-01_run-1_FLAIR.nii.gz'
+        image = nib.load(path)
+        affine = np.diag([10.00001, 10.00001, 9.99998, 1.0])
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), affine), path)
+        (visit,) = dataset.plan()[0].visits
+        assert used(visit) == {'FLAIR': 'sub-01_run-1_FLAIR.nii.gz'}
+
     def test_of_equal_images_the_first_name_is_used(self, dataset):
         dataset.add('sub-01_run-2_FLAIR', 'sub-01_run-1_FLAIR')
         (visit,) = dataset.plan()[0].visits
@@ -121,6 +131,24 @@ class TestImages:
             'FLAIR': 'sub-01_FLAIR.nii.gz',
             'T1w': 'sub-01_run-2_T1w.nii.gz',
         }
+
+    def test_of_complex_images_the_magnitude_is_used_and_the_rest_named(self, dataset):
+        dataset.add('sub-01_FLAIR', 'sub-01_part-phase_T2w', 'sub-01_part-mag_T1w')
+        dataset.add('sub-01_part-imag_T1w', voxel_mm=(8, 8, 8))
+        (visit,) = dataset.plan()[0].visits
+        assert used(visit) == {
+            'FLAIR': 'sub-01_FLAIR.nii.gz',
+            'T1w': 'sub-01_part-mag_T1w.nii.gz',
+        }
+        first, second = visit.left_out
+        assert first.startswith('sub-01_part-imag_T1w.nii.gz: not used, for it holds the part')
+        assert second.startswith('sub-01_part-phase_T2w.nii.gz: not used')
+
+    def test_a_filter_may_ask_for_a_part_of_complex_images(self, dataset):
+        dataset.add('sub-01_part-mag_T1w', 'sub-01_part-real_T1w')
+        (visit,) = dataset.plan({'t1w': {'part': 'real'}})[0].visits
+        assert used(visit) == {'T1w': 'sub-01_part-real_T1w.nii.gz'}
+        assert visit.left_out == ()
 
     def test_t1w_with_contrast_agent_is_a_contrast_of_its_own(self, dataset):
         dataset.add('sub-01_FLAIR', 'sub-01_T1w', 'sub-01_ce-gadolinium_T1w', 'sub-01_T2w')
@@ -204,17 +232,33 @@ class TestVisits:
         (participant,) = dataset.plan()
         assert sessions(participant) == ['ses-B', 'ses-A']
         assert interval_days(*participant.visits) == 366
+        (reason,) = participant.left_out
+        assert reason.startswith('By acq_time the order of the visits is ses-B, ses-A, which is ')
+
+    def test_visits_of_one_date_are_sorted_by_label_without_an_interval(self, dataset):
+        """Dates anonymised to one day leave times of day, which say nothing of the order."""
+        for session, hour in (('1', 15), ('2', '09')):
+            dataset.add(f'sub-01_ses-{session}_FLAIR')
+            dataset.write(
+                f'sub-01/ses-{session}/sub-01_ses-{session}_scans.tsv',
+                f'filename\tacq_time\nanat/x.nii.gz\t1900-01-01T{hour}:00:00\n',
+            )
+        (participant,) = dataset.plan()
+        assert sessions(participant) == ['ses-1', 'ses-2']
+        (reason,) = participant.left_out
+        assert reason.startswith('ses-1, ses-2 have one date (1900-01-01) in acq_time: they are')
+        assert pair_columns(*participant.visits)['interval_days'] is None
 
     def test_times_with_a_zone_are_compared_as_utc(self, dataset):
         dataset.add('sub-01_ses-A_FLAIR', 'sub-01_ses-B_FLAIR')
         dataset.write(
             'sub-01/sub-01_sessions.tsv',
-            'session_id\tacq_time\nses-A\t2020-06-01T10:00:00Z\nses-B\t2020-06-01T11:00:00+02:00\n',
+            'session_id\tacq_time\nses-A\t2020-06-02T01:30:00+02:00\nses-B\t2020-06-02T00:30:00Z\n',
         )
         (participant,) = dataset.plan()
-        assert sessions(participant) == ['ses-B', 'ses-A']
+        assert sessions(participant) == ['ses-A', 'ses-B']
         assert interval_days(*participant.visits) == pytest.approx(1 / 24)
-        assert participant.visits[0].acq_time == '2020-06-01T09:00:00'
+        assert participant.visits[0].acq_time == '2020-06-01T23:30:00'
         assert not participant.left_out
 
     def test_times_that_deny_the_order_of_labels_are_told(self, dataset):
@@ -249,6 +293,19 @@ class TestVisits:
         assert sessions(participant) == ['ses-A', 'ses-B']
         assert any('sorted by their labels' in reason for reason in participant.left_out)
         assert interval_days(*participant.visits) is None
+
+    @pytest.mark.parametrize('note', ['"bad scan', 'slice 3" thick', '""', '"good scan"'])
+    def test_a_quote_in_a_table_is_a_sign_like_others(self, dataset, note):
+        dataset.write(
+            'sub-01/sub-01_sessions.tsv',
+            f'session_id\tnote\tacq_time\nses-1\t{note}\t2020-01-01\nses-2\tx\t2020-06-01\n',
+        )
+        assert read_times(dataset.root, 'sub-01') == {'ses-1': '2020-01-01', 'ses-2': '2020-06-01'}
+
+    def test_cells_that_a_spreadsheet_quoted_are_read(self, dataset):
+        table = '"session_id"\t"acq_time"\n"ses-1"\t"2020-01-01"\n'
+        dataset.write('sub-01/sub-01_sessions.tsv', table)
+        assert read_times(dataset.root, 'sub-01') == {'ses-1': '2020-01-01'}
 
     def test_a_table_that_is_no_text_is_ignored(self, dataset):
         path = dataset.write('sub-01/sub-01_sessions.tsv', '')
@@ -289,6 +346,20 @@ class TestVisits:
         (participant,) = dataset.plan(session_label=('ses-2',))
         assert sessions(participant) == ['ses-2']
 
+    def test_who_has_none_of_the_sessions_asked_for_is_no_part_of_the_run(self, dataset, caplog):
+        dataset.add('sub-01_ses-1_FLAIR', 'sub-01_ses-2_FLAIR', 'sub-02_ses-1_FLAIR')
+        dataset.add('sub-03_FLAIR')
+        dataset.write('sub-04/ses-2/anat/sub-04_ses-2_FLAIR.nii.gz', 'broken')
+        with caplog.at_level(logging.INFO, 'msapp'):
+            plans = {plan.label: plan for plan in dataset.plan(session_label=('2',))}
+        assert plans.keys() == {'sub-01', 'sub-04'}
+        assert plans['sub-01'].error is None
+        assert plans['sub-04'].error
+        sentences = [f'sub-0{n}: has no ses-2; not part of this run.' for n in (2, 3)]
+        assert [record.getMessage() for record in caplog.records] == sentences
+        assert list(not_in_run(dataset.settings(session_label=('2',))).values()) == sentences
+        assert not_in_run(dataset.settings()) == {}
+
     def test_a_session_that_nobody_has_beside_one_that_exists(self, dataset):
         dataset.add('sub-01_ses-1_FLAIR')
         with pytest.raises(UsageError, match='--session-label: ses-9 not found'):
@@ -305,6 +376,7 @@ class TestVisits:
             ('2020-02-28T12:00:00', '2020-03-01T00:00:00', 1.5),
             ('2020-01-01', '2021-01-01', 366),
             ('2020-01-02', '2020-01-01', -1),
+            ('2020-01-01T09:00:00', '2020-01-01T15:00:00', None),
             (None, '2020-01-01', None),
             ('2020-01-01', None, None),
         ],
@@ -314,7 +386,7 @@ class TestVisits:
         assert interval_days(previous, current) == days
 
     def test_dates_and_times_sort_together(self):
-        times = ['2020-01-02', '2020-01-01T23:59:59.5', '2020-01-01']
+        times = ['2020-01-03', '2020-01-02T23:59:59.5', '2020-01-01']
         visits = [Visit(f'ses-{i}', {}, acq_time=time) for i, time in enumerate(times)]
         assert [visit.session for visit in sort_visits(visits)] == ['ses-2', 'ses-1', 'ses-0']
 
@@ -388,50 +460,3 @@ class TestParticipants:
         (participant,) = dataset.plan()
         assert participant.error is None
         assert path.name in ' '.join(participant.visits[0].left_out)
-
-
-class TestGivenMasks:
-    @pytest.fixture
-    def roots(self, tmp_path) -> list[Path]:
-        for name in ('a', 'b'):
-            (tmp_path / name).mkdir()
-        return [tmp_path / 'a', tmp_path / 'b']
-
-    @staticmethod
-    def put(root: Path, name: str) -> Path:
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return path
-
-    @staticmethod
-    def participant(session: str | None, contrast: str = 'FLAIR') -> Participant:
-        return Participant('sub-01', (Visit(session, {contrast: Path('x')}),))
-
-    def test_the_first_dataset_with_a_mask_counts(self, roots):
-        second = self.put(roots[1], 'sub-01/ses-1/anat/sub-01_ses-1_desc-brain_mask.nii.gz')
-        participants = [self.participant('ses-1')]
-        assert find_given_masks(participants, roots) == {('sub-01', 'ses-1'): second}
-        first = self.put(
-            roots[0], 'sub-01/ses-1/anat/sub-01_ses-1_space-FLAIR_desc-brain_mask.nii.gz'
-        )
-        assert find_given_masks(participants, roots) == {('sub-01', 'ses-1'): first}
-
-    def test_without_sessions(self, roots):
-        mask = self.put(roots[0], 'sub-01/anat/sub-01_space-orig_desc-brain_mask.nii.gz')
-        found = find_given_masks([self.participant(None)], roots)
-        assert found == {('sub-01', None): mask}
-
-    @pytest.mark.parametrize(('contrast', 'count'), [('FLAIR', 0), ('T1w', 1)])
-    def test_a_mask_in_the_space_of_the_reference_contrast_only(self, roots, contrast, count):
-        self.put(roots[0], 'sub-01/anat/sub-01_space-T1w_desc-brain_mask.nii.gz')
-        assert len(find_given_masks([self.participant(None, contrast)], roots)) == count
-
-    def test_masks_in_other_spaces_or_of_other_visits_are_not_taken(self, roots):
-        self.put(roots[0], 'sub-01/ses-1/anat/sub-01_ses-1_space-MNI_desc-brain_mask.nii.gz')
-        self.put(roots[0], 'sub-01/ses-2/anat/sub-01_ses-2_desc-brain_mask.nii.gz')
-        assert find_given_masks([self.participant('ses-1')], roots) == {}
-
-    def test_a_folder_that_is_missing(self, tmp_path):
-        with pytest.raises(UsageError, match=r'--derivatives .*none: no such folder'):
-            find_given_masks([], [tmp_path / 'none'])

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
+from msapp.bids.query import plan_participants
 from msapp.cli.slurm import main
-from msapp.cli.slurm_status import State, find_states
+from msapp.cli.slurm_status import State, find_states, read_settings
 from msapp.provenance import SUMMARY_COLUMNS
 
 LABELS = ('sub-01', 'sub-02', 'sub-03')
@@ -55,18 +60,34 @@ class Site:
         lines = self.calls.read_text().splitlines() if self.calls.exists() else []
         return [shlex.split(line)[:-1] for line in lines]
 
+    def states(self, labels: Sequence[str], *options: str) -> list[State]:
+        """Say how far participants are, for a run of msapp with these options."""
+        return find_states(read_settings(self.bids, self.out, options), labels)
+
+    def image(self, session: str, name: str = 'FLAIR', label: str = 'sub-01') -> None:
+        """Put an image into the dataset, of which only the name counts."""
+        path = self.bids / label / session / 'anat' / f'{label}_{session}_{name}.nii.gz'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+
     @property
     def folder(self) -> Path:
         """The folder of the newest submission."""
         return max((self.out / 'logs' / 'slurm').iterdir())
 
     def finished(
-        self, label: str, status: str = 'done', *, run: str = '20260101T000000-1', code: int = 0
+        self,
+        label: str,
+        status: str = 'done',
+        *,
+        run: str = '20260101T000000-1',
+        code: int = 0,
+        steps: int = 9,
     ) -> None:
         """Leave what a run leaves: a summary, and, where it was done, the outputs."""
         cells = dict.fromkeys(SUMMARY_COLUMNS, '0')
         cells |= {'participant_id': label, 'status': status, 'exit_code': str(code)}
-        cells |= {'failed_step': 'n/a', 'error': 'n/a'}
+        cells |= {'failed_step': 'n/a', 'error': 'n/a', 'steps_total': str(steps)}
         if status != 'done':
             cells |= {'failed_step': 'input check', 'error': 'the "file" is cut short.'}
         path = self.out / 'logs' / run / 'summary.tsv'
@@ -128,6 +149,25 @@ def test_limits_replace_the_defaults_and_requeue_stays(site):
     assert options == [*kept, log, *given]
     # bash and SLURM stop reading options at the first command.
     assert text.rindex('#SBATCH') < text.index('\nMSAPP_BIDS=')
+
+
+def test_options_for_gpus_do_not_reach_the_group_level(site):
+    gpus = ['--gres=gpu:1', '--gpus-per-node=1', '-G 1', '--cpus-per-gpu=4', '--mem-per-gpu=9G']
+    others = ['--qos=high', '--account=x', '--partition=gpu', '--gid=5']
+    assert site.call(*(f'--sbatch-option={option}' for option in [*gpus, *others])) == 0
+    for name, given in (('participant', [*gpus, *others]), ('group', others)):
+        lines = (site.folder / f'{name}.sbatch').read_text().splitlines()
+        found = [line.removeprefix('#SBATCH ') for line in lines if line.startswith('#SBATCH')]
+        assert found[-len(given) :] == given
+        assert not [option for option in gpus if option in found and option not in given]
+
+
+def test_the_help_says_where_options_go(capsys):
+    with pytest.raises(SystemExit):
+        main(['--help'])
+    said = ' '.join(capsys.readouterr().out.split())
+    assert 'Options of msapp come last, after "--", as in: msapp-slurm /bids /out' in said
+    assert "the group level's job gets it too, unless it asks for GPUs (--gres," in said
 
 
 def test_a_task_runs_its_own_participant_in_its_own_work_folder(site):
@@ -278,7 +318,7 @@ def test_more_participants_than_an_array_may_have_become_several(site):
     subprocess.run(['bash', script, '2'], env=os.environ | {'SLURM_ARRAY_TASK_ID': '1'}, check=True)
     assert '03' in seen.read_text().splitlines()
     site.program('squeue', '#!/bin/sh\necho 102 1\n')
-    states = find_states(site.out, LABELS)
+    states = site.states(LABELS)
     assert [state.status for state in states] == ['missing', 'missing', 'queued']
 
 
@@ -308,7 +348,7 @@ def test_the_newest_run_and_the_files_say_who_is_done(site):
     site.finished('sub-02', 'failed', run='20260102T000000-1', code=65)
     site.finished('sub-03')
     (site.out / 'sub-03.html').unlink()
-    assert find_states(site.out, [*LABELS, 'sub-04']) == [
+    assert site.states([*LABELS, 'sub-04']) == [
         State('sub-01', 'done', '', 0),
         State('sub-02', 'failed', 'input check: the "file" is cut short.', 65),
         State('sub-03', 'missing', 'a run of it was done, but there is no sub-03.html.', 1),
@@ -319,9 +359,109 @@ def test_the_newest_run_and_the_files_say_who_is_done(site):
 def test_outputs_without_numbers_are_not_done(site):
     site.finished('sub-01')
     next(site.out.glob('sub-01/**/*_stats.tsv')).unlink()
-    (state,) = find_states(site.out, ['sub-01'])
+    (state,) = site.states(['sub-01'])
     assert state.status == 'missing'
     assert 'sub-01/**/*_desc-summary_stats.tsv' in state.reason
+
+
+def test_a_visit_that_was_added_after_the_run_is_not_done(site):
+    site.image('ses-1')
+    site.finished('sub-01')
+    assert [state.status for state in site.states(['sub-01'])] == ['done']
+    site.image('ses-2')
+    (state,) = site.states(['sub-01'])
+    assert state.status == 'missing'
+    assert 'there is no sub-01/ses-2/anat/sub-01_ses-2_desc-summary_stats.tsv' in state.reason
+    assert [item.status for item in site.states(['sub-01'], '--session-label', '1')] == ['done']
+    assert site.call('--participant-label', '01') == 0
+    assert (site.folder / 'participants.txt').read_text().split() == ['sub-01']
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'status'),
+    [
+        ('T1w', {}, 'missing'),
+        ('part-mag_FLAIR', {}, 'missing'),
+        ('T2w', {}, 'done'),
+        ('ce-gad_T1w', {}, 'done'),
+        ('part-phase_FLAIR', {}, 'done'),
+        ('acq-2D_FLAIR', {'flair': {'acquisition': '3D'}}, 'done'),
+        ('acq-3D_FLAIR', {'flair': {'acquisition': '3D'}}, 'missing'),
+    ],
+)
+def test_visits_that_msapp_leaves_out_are_not_waited_for(site, tmp_path, name, options, status):
+    filters = tmp_path / 'filters.json'
+    filters.write_text(json.dumps(options))
+    site.image('ses-1', 'acq-3D_FLAIR')
+    site.image('ses-2', name)
+    site.finished('sub-01')
+    given = ['--bids-filter-file', str(filters)]
+    assert [state.status for state in site.states(['sub-01'], *given)] == [status]
+    # The images are whole for msapp itself, which reads them.
+    for path in site.bids.glob('sub-01/*/anat/*.nii.gz'):
+        nib.save(
+            nib.Nifti1Image(np.eye(64, dtype=np.float32)[..., None] + np.ones(64), np.eye(4)), path
+        )
+    settings = read_settings(site.bids, site.out, [*given, '--participant-label', '01'])
+    (plan,) = plan_participants(settings)
+    assert plan.error is None
+    assert ('ses-2' in [visit.session for visit in plan.visits]) == (status == 'missing')
+
+
+def test_a_dataset_that_cannot_be_read_any_more_says_so(site):
+    site.finished('sub-01')
+    shutil.rmtree(site.bids / 'sub-01')
+    (site.bids / 'sub-01').symlink_to('sub-01')
+    (state,) = site.states(['sub-01'])
+    assert state.status == 'missing'
+    assert 'sub-01: cannot be read' in state.reason
+
+
+def test_a_run_that_was_refused_does_not_hide_the_one_that_was_at_work(site):
+    first, second = '20260101T100000-1', '20260101T100500-2'
+    site.finished('sub-01', 'not run', run=second, code=75, steps=0)
+    assert [state.status for state in site.states(['sub-01'])] == ['failed']
+    site.finished('sub-01', run=first)
+    assert [state.status for state in site.states(['sub-01'])] == ['done']
+    # One that was interrupted has steps, and some of them are not done.
+    site.finished('sub-01', 'not run', run=second, code=130, steps=9)
+    assert [state.status for state in site.states(['sub-01'])] == ['failed']
+
+
+def test_a_group_page_older_than_the_newest_run_is_not_done(site, capsys):
+    for label in LABELS:
+        site.finished(label)
+    page = site.out / 'group.html'
+    page.touch()
+    assert (site.call('--status'), site.call()) == (0, 0)
+    assert site.submitted() == []
+    os.utime(page, (0, 0))
+    capsys.readouterr()
+    assert site.call('--status') == 1
+    said = capsys.readouterr().out
+    assert 'missing: group level: group.html is older than the newest run.' in said
+    assert '3 participants: 3 done.\nTo submit again' in said
+    assert site.call() == 0
+    assert [call[1:] for call in site.submitted()] == [[str(site.folder / 'group.sbatch')]]
+    site.program('squeue', '#!/bin/sh\necho 101 N/A\n')
+    assert site.call() == 0
+    assert len(site.submitted()) == 1
+    capsys.readouterr()
+    assert site.call('--status') == 1
+    assert 'queued: group level: waits or runs as 101' in capsys.readouterr().out
+
+
+def test_status_goes_by_the_options_of_the_newest_submission(site, capsys):
+    for label in LABELS:
+        site.image('ses-1', label=label)
+    assert site.call('--', '--session-label', '1') == 0
+    for label in LABELS:
+        site.finished(label)
+        site.image('ses-2', label=label)
+    (site.out / 'group.html').touch()
+    assert site.call('--status') == 0
+    assert site.call('--status', '--', '--session-label', '2') == 1
+    assert site.call('--status', '--', '--session-label', '1', '2') == 1
 
 
 def test_status_names_the_log_and_the_command_to_go_on(site, capsys):
