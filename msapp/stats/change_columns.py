@@ -34,9 +34,7 @@ CHANGES: dict[str, Column] = {
         'Their numbers in the instance image of this visit, in the same order.',
         source='instance label',
     ),
-    'volume_before_ml': column(
-        f'Their volume at the visit before; {_NOT_SEEN}.', 'mL', _INSTANCES
-    ),
+    'volume_before_ml': column(f'Their volume at the visit before; {_NOT_SEEN}.', 'mL', _INSTANCES),
     'volume_after_ml': column(f'Their volume at this visit; {_NOT_SEEN}.', 'mL', _INSTANCES),
     'change_ml': column(
         'Volume at this visit less that at the visit before; of lesions of both visits that of the '

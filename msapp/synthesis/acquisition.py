@@ -10,6 +10,9 @@ from torch.nn import functional
 
 from msapp.synthesis import warp
 
+# Standard deviation of the blur of noise that is alike in neighbouring voxels, voxels.
+BLOTCHES = (0.3, 0.7)
+
 
 @dataclass(frozen=True)
 class AcquisitionSettings:
@@ -31,6 +34,9 @@ class AcquisitionSettings:
         Share of images with motion or ghosts (TorchIO).
     gamma : float
         Largest change of the exponent that bends the grey scale.
+    blotchy : float
+        Share of images whose noise is alike in neighbouring voxels, as in images that the scanner
+        or a registration has interpolated.
     """
 
     blur_mm: tuple[float, float] = (0.3, 0.9)
@@ -40,6 +46,7 @@ class AcquisitionSettings:
     noise: float = 0.08
     corrupted: float = 0.05
     gamma: float = 0.0
+    blotchy: float = 0.0
 
 
 def acquire(
@@ -62,7 +69,26 @@ def acquire(
     (I, J, K) tensor of float32
         On the same grid; thick slices are interpolated back to it.
     """
-    image = warp.blur(image, rng.uniform(*settings.blur_mm) / spacing_mm)
+    return acquire_part(image, torch.zeros_like(image), spacing_mm, settings, rng)[0]
+
+
+def acquire_part(
+    image: torch.Tensor,
+    part: torch.Tensor,
+    spacing_mm: float,
+    settings: AcquisitionSettings,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image a volume as `acquire`; and what a part of its signal adds to it, without noise.
+
+    Returns
+    -------
+    image : (I, J, K) tensor of float32
+    part : (I, J, K) tensor of float32
+        As blurred, and averaged over slices, as the image.
+    """
+    blur = rng.uniform(*settings.blur_mm) / spacing_mm
+    image = warp.blur(image, blur)
     shape = tuple(image.shape)
     points = (int(rng.integers(2, 5)), int(rng.integers(2, 5)), int(rng.integers(2, 5)))
     strength = rng.uniform(0, settings.bias)
@@ -71,14 +97,18 @@ def acquire(
     coarse = _slice_counts(shape, spacing_mm, settings, rng)
     if coarse is not None:
         image = functional.interpolate(image[None, None], size=coarse, mode='area')[0, 0]
-    image = _rician(image, rng.uniform(0, settings.noise), rng)
+    image = _rician(image, rng.uniform(0, settings.noise), settings.blotchy, rng)
     if rng.random() < settings.corrupted:
         image = _corrupt(image, rng)
     if coarse is not None:
         image = functional.interpolate(image[None, None], size=shape, mode='trilinear')[0, 0]
     if settings.gamma:
         image = image.clamp(min=0) ** float(np.exp(rng.uniform(-1, 1) * settings.gamma))
-    return image
+    part = warp.blur(part, blur)
+    if coarse is not None:
+        averaged = functional.interpolate(part[None, None], size=coarse, mode='area')
+        part = functional.interpolate(averaged, size=shape, mode='trilinear')[0, 0]
+    return image, part
 
 
 def _slice_counts(
@@ -99,9 +129,16 @@ def _slice_counts(
     return tuple(counts)
 
 
-def _rician(image: torch.Tensor, sigma: float, rng: np.random.Generator) -> torch.Tensor:
+def _rician(
+    image: torch.Tensor, sigma: float, blotchy: float, rng: np.random.Generator
+) -> torch.Tensor:
     """Add the noise of a magnitude image (Gudbjartsson & Patz, MRM 34:910, 1995)."""
-    noise = warp.noise_like((2, *image.shape), rng, image.device) * sigma
+    noise = warp.noise_like((2, *image.shape), rng, image.device)
+    if blotchy and rng.random() < blotchy:
+        width = rng.uniform(*BLOTCHES)
+        noise = torch.stack([warp.blur(half, width) for half in noise])
+        noise /= noise.std()
+    noise = noise * sigma
     return torch.hypot(image + noise[0], noise[1])
 
 

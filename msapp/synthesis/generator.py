@@ -7,22 +7,26 @@ is drawn anew, so widely that real images lie within the range. Works in torch, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from msapp.synthesis import appearance, warp
-from msapp.synthesis.acquisition import AcquisitionSettings, acquire
+from msapp.synthesis.acquisition import AcquisitionSettings, acquire_part
 from msapp.synthesis.appearance import LesionSettings
+from msapp.synthesis.change import drop_unseen
 from msapp.synthesis.contrast import CONTRASTS
-from msapp.synthesis.heads import NAMES, ZONE_OF_TISSUE, Head
+from msapp.synthesis.heads import NAMES, ZONE_OF_TISSUE, ZONES, Head
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LesionBank, LoadSettings
 
 ANY = 'any'
 BRAIN_STEP = 29
 OFF_CENTRE_MM = 12.0
+HALF = 0.5
+PUSH_REACH_MM = 12.0
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,10 @@ class GeneratorSettings:
         Share of T1w images that are post-contrast.
     missing : float
         Chance of each channel to be missing; one is always there.
+    needed : tuple of str
+        Channels that are never missing.
+    partial : float
+        Chance of each other channel to end within the grid, as a field of view that is too short.
     stripped : float
         Share of heads of which only the brain is shown.
     closed_sulci : float
@@ -49,6 +57,15 @@ class GeneratorSettings:
     centred : str
         ``brain``: the grid lies about the brain's centre; ``lesion``: about a lesion in half of
         the cases, else about any point of the brain.
+    beyond_mm : float or None
+        How far a grid about a lesion may reach beyond the box around the brain; None for any.
+    pushed_mm : float
+        Largest distance by which lesions are moved away from ventricles that are wider here than
+        in the patient; see `push_points`.
+    as_seen : bool
+        Whether lesions are such that FLAIR shows them: small ones are painted stronger, only those
+        that show in its slices count, and none lies in tissue of which less than half may be
+        lesion.
     """
 
     shape: tuple[int, int, int]
@@ -57,9 +74,14 @@ class GeneratorSettings:
     fully_random: float = 0.5
     gadolinium: float = 0.25
     missing: float = 0.3
+    needed: tuple[str, ...] = ()
+    partial: float = 0.0
     stripped: float = 0.2
     closed_sulci: float = 0.0
     centred: str = 'brain'
+    beyond_mm: float | None = None
+    pushed_mm: float = 0.0
+    as_seen: bool = False
     warp: warp.WarpSettings = field(default_factory=warp.WarpSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
     lesions: LesionSettings = field(default_factory=LesionSettings)
@@ -120,14 +142,28 @@ class HeadGenerator:
         if settings.closed_sulci and rng.random() < settings.closed_sulci:
             tissues = appearance.close_sulci(tissues, settings.spacing_mm, rng)
         zones = self._zone_of[tissues.long()]
-        lesions = self._lesions(load, points, head, tissues)
+        if settings.pushed_mm:
+            points_of_lesions = push_points(points, zones, rng.uniform(0, settings.pushed_mm))
+        else:
+            points_of_lesions = points
+        lesions = self._lesions(load, points_of_lesions, head, tissues)
         present = self._present(rng)
         scene = appearance.draw_scene(tissues, zones, lesions, settings.spacing_mm, rng)
+        if settings.as_seen:
+            strength = scene.strength * appearance.strengthen_small(lesions, settings.spacing_mm)
+            scene = replace(scene, strength=strength)
         shown = self._shown(zones, rng)
-        images = [
-            self._image(name, scene, shown, rng) if there else torch.zeros_like(lesions)
-            for name, there in zip(settings.channels, present, strict=True)
-        ]
+        images = []
+        for name, there in zip(settings.channels, present, strict=True):
+            if not there:
+                images.append(torch.zeros_like(lesions))
+                continue
+            image, added = self._image(name, scene, shown, rng)
+            if settings.partial and name not in settings.needed and rng.random() < settings.partial:
+                image = image * draw_view(settings.shape, rng, self.device)
+            images.append(image)
+            if settings.as_seen and name == appearance.FLAIR:
+                lesions = lesions * drop_unseen(lesions > HALF, added)
         return Sample(torch.stack(images), zones, lesions)
 
     def _centre(self, number: int, load: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
@@ -142,7 +178,14 @@ class HeadGenerator:
         else:
             middle = _world(head.affine, brain[rng.integers(len(brain))])
         side_mm = np.array(self.settings.shape) * self.settings.spacing_mm
-        return middle + rng.uniform(-0.3, 0.3, 3) * side_mm
+        middle = middle + rng.uniform(-0.3, 0.3, 3) * side_mm
+        if self.settings.beyond_mm is None:
+            return middle
+        world = brain @ head.affine[:3, :3].T + head.affine[:3, 3]
+        room = side_mm / 2 - self.settings.beyond_mm
+        low, high = world.min(axis=0) + room, world.max(axis=0) - room
+        # A grid that is wider than the box lies about its middle.
+        return np.where(low > high, (low + high) / 2, np.clip(middle, low, high))
 
     def _lesions(
         self, load: np.ndarray | None, points: torch.Tensor, head: Head, tissues: torch.Tensor
@@ -153,10 +196,12 @@ class HeadGenerator:
         volume = torch.from_numpy(load).to(self.device).float()
         voxels = warp.to_voxels(points, np.linalg.inv(head.to_mni) @ BANK_AFFINE)
         share = warp.sample_share(volume, voxels)
-        return share * appearance.may_hold_lesions(tissues)
+        holds = appearance.may_hold_lesions(tissues)
+        return share * (holds * (holds >= HALF) if self.settings.as_seen else holds)
 
     def _present(self, rng: np.random.Generator) -> np.ndarray:
         present = rng.random(len(self.settings.channels)) >= self.settings.missing
+        present |= np.isin(self.settings.channels, self.settings.needed)
         if not present.any():
             present[rng.integers(len(present))] = True
         return present
@@ -173,17 +218,18 @@ class HeadGenerator:
         scene: appearance.Scene,
         shown: torch.Tensor | None,
         rng: np.random.Generator,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Draw one image, and what lesions add to it."""
         signals, family = self._signals(channel, rng)
         lesions = self.settings.lesions
         if family == appearance.FLAIR:
             lesions = lesions.above(signals[NAMES.index('cortex')])
-        image = appearance.paint(scene, signals, family, lesions, rng)
-        if shown is None:
-            return acquire(image, self.settings.spacing_mm, self.settings.acquisition, rng)
+        image, added = appearance.paint(scene, signals, family, lesions, rng)
         # What was cut off is 0, without noise.
-        cut = acquire(image * shown, self.settings.spacing_mm, self.settings.acquisition, rng)
-        return cut * shown
+        left = torch.ones_like(image) if shown is None else shown
+        mm, settings = self.settings.spacing_mm, self.settings.acquisition
+        image, added = acquire_part(image * left, added * left, mm, settings, rng)
+        return image * left, added * left
 
     def _signals(self, channel: str, rng: np.random.Generator) -> tuple[np.ndarray, str]:
         """Draw the signal of each tissue; the family tells how lesions look."""
@@ -195,6 +241,55 @@ class HeadGenerator:
         if family == 'T1w' and rng.random() < self.settings.gadolinium:
             family = 'ce-gadolinium_T1w'
         return appearance.family_signals(family, rng), family
+
+
+def draw_view(
+    shape: tuple[int, int, int], rng: np.random.Generator, device: torch.device
+) -> torch.Tensor:
+    """Draw a field of view that ends within the grid, most often along z.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32, 0 or 1
+    """
+    axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))
+    seen = torch.arange(shape[axis], device=device) < rng.uniform(0.2, 0.9) * shape[axis]
+    if rng.random() < 0.5:
+        seen = seen.flip(0)
+    sides = [1, 1, 1]
+    sides[axis] = shape[axis]
+    return seen.reshape(sides).float().expand(*shape)
+
+
+def push_points(points: torch.Tensor, zones: torch.Tensor, largest_mm: float) -> torch.Tensor:
+    """Move points towards the nearest ventricle, those at its wall most.
+
+    Where ventricles are wider than those of the patient, lesions beside them would fall into
+    fluid: what is sampled at these points lies the same distance further out.
+
+    Parameters
+    ----------
+    points : (3, I, J, K) tensor
+        World, mm.
+    zones : (I, J, K) tensor of uint8
+        Of the same voxels.
+    largest_mm : float
+        At the wall; it falls to 37 % at `PUSH_REACH_MM`.
+
+    Returns
+    -------
+    (3, I, J, K) tensor
+        Those in ventricles stay.
+    """
+    outside = (zones != ZONES.index('ventricles')).cpu().numpy()
+    if outside.all() or not outside.any():
+        return points
+    nearest = ndimage.distance_transform_edt(outside, return_distances=False, return_indices=True)
+    wall = points[:, *torch.from_numpy(nearest).long().to(points.device)]
+    way = wall - points
+    distance = torch.linalg.vector_norm(way, dim=0)
+    step = largest_mm * torch.exp(-distance / PUSH_REACH_MM) / distance.clamp(min=1e-3)
+    return points + way * step
 
 
 def _world(affine: np.ndarray, voxel: np.ndarray) -> np.ndarray:

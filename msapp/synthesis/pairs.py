@@ -281,7 +281,7 @@ class PairGenerator(HeadGenerator):
         mm, settings = self.settings.spacing_mm, self.settings.acquisition
         how = replace(settings, blur_mm=(0, 0), thick=0)
         own = np.random.default_rng(scanner.seed)
-        image = appearance.paint(scene, scanner.signals, FLAIR, scanner.lesions, own)
+        image, _ = appearance.paint(scene, scanner.signals, FLAIR, scanner.lesions, own)
         image = _add_flow(image, scene, rng)
         return image_slices(image, mm, scanner, offset, lambda stack: acquire(stack, mm, how, rng))
 

@@ -40,7 +40,10 @@ def make_settings(recipe: Recipe) -> GeneratorSettings:
     UsageError
         If a field is unknown.
     """
-    settings: GeneratorSettings = _fill(GeneratorSettings, _given(recipe), 'generator')
+    needed = [channel.name for channel in recipe.channels if not channel.may_be_missing]
+    settings: GeneratorSettings = _fill(
+        GeneratorSettings, {'needed': needed, **_given(recipe)}, 'generator'
+    )
     return settings
 
 

@@ -208,7 +208,8 @@ class Cases:
                 self._paint(patch, self._bank, rng)
             patch = self._transform(patch)
         there = [name for name in self._channels if name in patch]
-        kept = [name for name in there if rng.random() >= self._settings.missing]
+        needed = self._settings.needed
+        kept = [n for n in there if n in needed or rng.random() >= self._settings.missing]
         kept = kept or [there[rng.integers(len(there))]]
         lesions = patch[LESIONS].data
         empty = torch.zeros_like(lesions)
