@@ -30,6 +30,10 @@ class InputError(MsappError):
     exit_code = 65
 
 
+class NoBrainError(InputError):
+    """The image is of another part of the body, such as the neck."""
+
+
 class MissingDependencyError(MsappError):
     """A model or a program that was asked for is not installed."""
 

@@ -63,7 +63,7 @@ class Settings(BaseModel):
     device: Literal['auto', 'cpu', 'cuda'] = 'auto'
     gpus: int | None = Field(default=None, ge=0)
     use_plugin: AbsolutePath | None = None
-    random_seed: int = 0
+    random_seed: int = Field(default=0, ge=0, lt=2**31 - 1)
 
     reports_only: bool = False
     boilerplate_only: bool = False

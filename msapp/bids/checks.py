@@ -20,7 +20,7 @@ from msapp.bids.nifti import (
     raw_header,
     readable,
 )
-from msapp.errors import InputError, UsageError
+from msapp.errors import InputError, NoBrainError, UsageError
 from msapp.files import NO_ROOM, storage_error
 from msapp.settings import Settings
 
@@ -36,6 +36,8 @@ MAXIMUM_VOXELS = 2**28
 SMALLEST_SINE = 0.1
 # No scanner's coordinates reach farther, and in 32 bits they would lose hundredths of a mm.
 FARTHEST_MM = 10_000.0
+# Interpolation leaves voxels below 0 by this share of the maximum at most; more are allowed to few.
+RINGING, MOST_BELOW_ZERO = 0.02, 0.01
 LABEL = re.compile(r'[A-Za-z0-9]+')
 # Names of derivatives add up to 118 characters to the participant and twice the session, and no
 # file name may have more than 255 bytes.
@@ -228,6 +230,12 @@ def _check_values(image: nib.Nifti1Image) -> None:
             'the image is empty: all voxels are equal or not above 0. Convert it anew, or remove '
             'it.'
         )
+    below = float((data < -RINGING * data.max()).mean())
+    if below > MOST_BELOW_ZERO:
+        raise InputError(
+            f'{100 * below:.0f} % of the voxels are below 0: the intensities were shifted or '
+            'standardised (z-scores). Give the image as the scanner made it.'
+        )
 
 
 @np.errstate(over='ignore', invalid='ignore')
@@ -247,9 +255,11 @@ def _check_geometry(image: nib.Nifti1Image) -> None:
         )
     extent = nib.affines.voxel_sizes(affine) * np.asarray(image.shape[:3])
     if extent.min() < MINIMUM_EXTENT_MM or extent.max() > MAXIMUM_EXTENT_MM:
-        raise InputError(
+        kind = NoBrainError if extent.max() <= MAXIMUM_EXTENT_MM else InputError
+        raise kind(
             f'the field of view is {by(extent)} mm; a brain needs {MINIMUM_EXTENT_MM:.0f} to '
-            f'{MAXIMUM_EXTENT_MM:.0f} mm. Check the voxel size in the header.'
+            f'{MAXIMUM_EXTENT_MM:.0f} mm. Check the voxel size in the header, if it is an image of '
+            'the brain.'
         )
     if extent.min() > WIDEST_HEAD_MM:
         raise InputError(

@@ -27,7 +27,7 @@ from msapp.bids.files import (
 from msapp.bids.masks import check_derivatives, find_given_mask, find_given_masks
 from msapp.bids.nifti import orientation_notes
 from msapp.bids.times import natural_key, read_times
-from msapp.errors import InputError, UsageError
+from msapp.errors import InputError, NoBrainError, UsageError
 from msapp.imaging.geometry import spacing_mm, voxel_volume_mm3
 from msapp.settings import Settings
 
@@ -308,7 +308,13 @@ def _find_visit(
                 left_out.append(f'{contrast}: no image passes the filter {filters[contrast]}.')
             continue
         where = ' '.join(filter(None, (label, session, contrast)))
-        images[contrast], others = _finest(paths, where)
+        try:
+            images[contrast], others = _finest(paths, where)
+        except NoBrainError as error:
+            # T2w of the cord lie beside images of the brain, which nothing here needs them for.
+            if contrast == 'FLAIR' or (contrast == 'T1w' and 'FLAIR' not in images):
+                raise
+            others = [f'{error} It is left out.']
         left_out += others
     return Visit(session, images, tuple(left_out), times.get(session))
 
@@ -319,16 +325,16 @@ def _finest(paths: list[Path], where: str) -> tuple[Path, list[str]]:
     Raises
     ------
     InputError
-        If none can be used; the message is that of the first.
+        If none can be used; the message is that of the first, of images of the brain if any is.
     """
     sound, problems = [], []
     for path in paths:
         try:
             sound.append((_coarseness(check_image(path)), path))
         except InputError as error:
-            problems.append(InputError(f'{where}: {error} File: {path}'))
+            problems.append(type(error)(f'{where}: {error} File: {path}'))
     if not sound:
-        raise problems[0]
+        raise min(problems, key=lambda problem: isinstance(problem, NoBrainError))
     chosen, *others = [path for _, path in sorted(sound)]
     sentences = [
         f'{path.name}: {chosen.name} is finer or comes first and is used. '

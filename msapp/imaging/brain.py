@@ -20,6 +20,9 @@ from msapp.imaging import geometry, registration
 # Adults' intracranial volume lies between about 1.0 and 2.1 litres; MNI's brain mask has 1.9.
 SKULL_STRIPPED_MAX_ML = 2200.0
 SKULL_STRIPPED_MIN_ML = 500.0
+# Of the brain that is found in it: 0.97 to 1.06 in 16 stripped images, 2.0 and more in whole heads.
+SKULL_STRIPPED_RATIO = 1.3
+BRAIN_PROBABILITY = 0.5
 # The brain mask of MNI152NLin2009aSym holds 1.9 l, an average brain 0.75 of it (thirteen heads
 # measured: 0.62 to 0.81). Matches that leave this range are wrong.
 AVERAGE_SCALE = 0.9
@@ -102,11 +105,17 @@ def _not_zero(image: nib.spatialimages.SpatialImage) -> np.ndarray:
     return ndimage.binary_fill_holes(data > 1e-4 * data.max())
 
 
-def is_skull_stripped(image: nib.spatialimages.SpatialImage) -> bool:
+def is_skull_stripped(image: nib.spatialimages.SpatialImage, brain_ml: float | None = None) -> bool:
     """Tell whether everything but a brain-sized part of an image is exactly zero.
 
     Defaced heads and scanner-masked backgrounds keep scalp and bone and so exceed the volume of
-    a brain.
+    a brain; a small head, or a part of one, exceeds that of its own brain.
+
+    Parameters
+    ----------
+    image : nibabel image, 3-D
+    brain_ml : float, optional
+        Volume of the brain that was found in the image, ml.
     """
     nonzero = _not_zero(image)
     volume_ml = nonzero.sum() * geometry.voxel_volume_mm3(image) / 1000
@@ -117,7 +126,10 @@ def is_skull_stripped(image: nib.spatialimages.SpatialImage) -> bool:
             tuple(edge if axis == a else slice(None) for a in range(3)) for edge in (0, -1)
         )
     )
-    return bool(SKULL_STRIPPED_MIN_ML < volume_ml < SKULL_STRIPPED_MAX_ML and not on_border)
+    largest_ml = SKULL_STRIPPED_MAX_ML
+    if brain_ml is not None:
+        largest_ml = min(largest_ml, SKULL_STRIPPED_RATIO * brain_ml)
+    return bool(SKULL_STRIPPED_MIN_ML < volume_ml < largest_ml and not on_border)
 
 
 def _affine_from_template(
@@ -191,8 +203,13 @@ def extract_brain(
         If no plausible match with the template exists.
     """
     template = load_template()
-    from_mni = _affine_from_template(template, image, seed)
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
+    given = _given_on(given_mask, head)
+    if given is None:
+        from_mni = _affine_from_template(template, image, seed)
+    else:
+        shown = geometry.like(np.asanyarray(head.dataobj) * given, head)
+        from_mni = _affine_from_template(template, shown, seed, geometry.like(given, head))
     to_mni = np.linalg.inv(from_mni)
     brain, white, grey = registration.warp_to_fixed(
         head,
@@ -203,7 +220,8 @@ def extract_brain(
         iterations=warp_iterations,
         seed=seed,
     )
-    known = _known_brain(image, given_mask, head)
+    own = _own_mask(image, geometry.like(brain, head))
+    known = own if given is None else given
     brain = brain if known is None else known
     return BrainExtraction(
         brain=geometry.like(brain, head),
@@ -211,7 +229,7 @@ def extract_brain(
         grey_matter=geometry.like(grey * brain, head),
         from_mni=from_mni,
         similarity=_similarity(template, image, from_mni),
-        was_stripped=is_skull_stripped(image),
+        was_stripped=own is not None,
     )
 
 
@@ -248,8 +266,11 @@ def brain_from_zones(
     template = load_template()
     probabilities = np.asanyarray(zones.dataobj)
     grid = geometry.like(probabilities[..., 0], zones)
-    known = _known_brain(image, given_mask, grid)
-    brain = 1 - probabilities[..., 0] if known is None else known
+    found = 1 - probabilities[..., 0]
+    own = _own_mask(image, geometry.like(found, grid))
+    given = _given_on(given_mask, grid)
+    known = own if given is None else given
+    brain = found if known is None else known
     # A network is never quite sure; what it hardly believes must not count where masks are above 0.
     brain = np.where(brain < POSSIBLE_BRAIN, 0, brain)
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
@@ -267,22 +288,26 @@ def brain_from_zones(
         grey_matter=geometry.like(grey, grid),
         from_mni=from_mni,
         similarity=_similarity(template, image, from_mni),
-        was_stripped=is_skull_stripped(image),
+        was_stripped=own is not None,
     )
 
 
-def _known_brain(
-    image: nib.Nifti1Image,
-    given_mask: nib.spatialimages.SpatialImage | None,
-    grid: nib.spatialimages.SpatialImage,
-) -> np.ndarray | None:
-    """Return the mask that was given, or that an image stripped before brings, on a grid."""
-    if given_mask is None and is_skull_stripped(image):
-        given_mask = geometry.like(_not_zero(image), image)
-    if given_mask is None:
+def _own_mask(image: nib.Nifti1Image, found: nib.Nifti1Image) -> np.ndarray | None:
+    """Return the mask that a stripped image brings, on the grid of the brain found in it."""
+    voxels = int((np.asanyarray(found.dataobj) >= BRAIN_PROBABILITY).sum())
+    if not is_skull_stripped(image, voxels * geometry.voxel_volume_mm3(found) / 1000):
         return None
-    given = (np.asanyarray(given_mask.dataobj) > 0).astype(np.float32)
-    return geometry.resample(geometry.like(given, given_mask), grid)
+    return _given_on(geometry.like(_not_zero(image), image), found)
+
+
+def _given_on(
+    mask: nib.spatialimages.SpatialImage | None, grid: nib.spatialimages.SpatialImage
+) -> np.ndarray | None:
+    """Return a mask on a grid, as a share of each voxel."""
+    if mask is None:
+        return None
+    given = (np.asanyarray(nib.squeeze_image(mask).dataobj) > 0).astype(np.float32)
+    return geometry.resample(nib.Nifti1Image(given, mask.affine), grid)
 
 
 def _similarity(

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from msapp.models.spec import ModelSpec
 
+# Of a brain without its border: share that a contrast may leave out.
+BORDER_VOXELS, MOST_UNSEEN = 4, 0.001
+
 
 def predict_lesions(
     images: Mapping[str, np.ndarray],
@@ -121,6 +124,33 @@ def sample_lesions(
     maps = found.maps()
     measures = ('probability', 'entropy', 'variance', 'mutual_information')
     return UncertaintyMaps(**{name: place.paste(getattr(maps, name)) for name in measures})
+
+
+def drop_partial(
+    images: Mapping[str, np.ndarray], brain: np.ndarray, spec: ModelSpec
+) -> dict[str, np.ndarray]:
+    """Leave out images of optional contrasts whose field of view does not hold the whole brain.
+
+    The network would take what is missing of them for tissue, and miss lesions there.
+
+    Parameters
+    ----------
+    images, brain, spec
+        As for `predict_lesions`; an image is 0 outside its field of view.
+
+    Returns
+    -------
+    dict of str to (I, J, K) ndarray
+    """
+    optional = {item.name for item in spec.channels if item.may_be_missing}
+    # The border of a mask of its own says nothing of the field of view.
+    inside = ndimage.binary_erosion(brain, iterations=BORDER_VOXELS)
+    partial = {
+        name
+        for name in optional & images.keys()
+        if (images[name][inside] == 0).sum() > MOST_UNSEEN * inside.sum()
+    }
+    return {name: image for name, image in images.items() if name not in partial}
 
 
 @dataclass(frozen=True)

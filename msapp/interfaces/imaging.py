@@ -329,10 +329,12 @@ class PrepareContrast(NodeInterface):
         grid, image = geometry.individual_grid(), load(self.inputs.in_file)
         data = geometry.resample(image, grid, matrix(self.inputs.to_individual))
         certain = array(self.inputs.white_matter) > CERTAIN_WHITE_MATTER
-        normalized = normalize(data, certain & mask_array(self.inputs.brain_mask))
+        brain = mask_array(self.inputs.brain_mask)
+        normalized = normalize(data, certain & brain)
+        brain_ml = float(brain.sum()) * geometry.voxel_volume_mm3(grid) / 1000
         return {
             'out_file': save(normalized, grid, folder / 'preproc.nii'),
-            'metadata': {'SkullStripped': is_skull_stripped(image)},
+            'metadata': {'SkullStripped': is_skull_stripped(image, brain_ml)},
         }
 
 

@@ -98,14 +98,15 @@ class SegmentLesions(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         from msapp.inference.device import current_device
-        from msapp.inference.lesions import predict_lesions, sample_lesions
+        from msapp.inference.lesions import drop_partial, predict_lesions, sample_lesions
         from msapp.models.registry import load_network, load_spec
 
         inputs = self.inputs
         spec = load_spec(inputs.model)
         network, brain = load_network(spec), mask_array(inputs.brain_mask)
         given = {'FLAIR': inputs.flair, 'T1w': inputs.t1w}
-        images = {name: array(path) for name, path in given.items() if isdefined(path)}
+        there = {name: array(path) for name, path in given.items() if isdefined(path)}
+        images = drop_partial(there, brain, spec)
         device = current_device()
         probability = predict_lesions(
             images, brain, network, spec, flips=inputs.flips, device=device
@@ -132,6 +133,8 @@ class SegmentLesions(NodeInterface):
             probability=probability,
             maps=maps,
         )
+        left_out = ','.join(sorted(there.keys() - images.keys()))
+        described['measures']['lesion_contrasts_left_out'] = left_out or None
         grid = load(inputs.brain_mask)
         for name, values in {'probability': probability, **files}.items():
             described[name] = save(values, grid, folder / f'{name}.nii.gz')

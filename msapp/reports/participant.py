@@ -353,6 +353,11 @@ def _doubts(visits: Sequence[VisitView]) -> Iterator[str]:
                 f'ones have {PLAIN_SIMILARITY} and more). Look at the brain mask: where it is '
                 'wrong, volumes and places are.'
             )
+        if isinstance(left_out := summary.get('lesion_contrasts_left_out'), str):
+            yield (
+                f'{visit.name}: lesions were found without {left_out}, whose field of view does '
+                'not hold the whole brain.'
+            )
         if moved is not None and moved > MOST_MOTION_MM:
             yield (
                 f'{visit.name}: after the rigid alignment {moved:.1f} mm are left between it and '

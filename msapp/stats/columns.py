@@ -17,6 +17,7 @@ TEXT_COLUMNS = frozenset(
         'brain_extraction',
         'lesion_model',
         'lesion_model_sha256',
+        'lesion_contrasts_left_out',
         'detected_new_model',
         'detected_new_model_sha256',
         'location',
@@ -162,6 +163,11 @@ VISITS: dict[str, Column] = {
         'First 12 digits of the SHA-256 of its weights, which two models of one name do not share; '
         'n/a for the threshold.',
         source='--lesion-model',
+    ),
+    'lesion_contrasts_left_out': column(
+        'Contrasts that the model takes and that were not given to it, for they do not show the '
+        'whole brain.',
+        source='brain mask, individual space',
     ),
     'lesion_count': column(
         'Number of separate lesions.', 'count', 'connected components of the lesion mask'

@@ -35,7 +35,9 @@ DEADLINE = timedelta(seconds=20)
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 HEADROOM_BYTES = 64 * 2**20
 TYPES = ('u1', 'i1', 'i2', 'u2', 'i4', 'u4', 'i8', 'u8', 'f4', 'f8')
-REMEDY = re.compile(r'(?:Convert|Copy|Replace|Name|name|Check|Rename|Fetch|Change|Put|resampled)\b')
+REMEDY = re.compile(
+    r'(?:Convert|Copy|Replace|Name|name|Check|Rename|Fetch|Change|Put|Give|resampled)\b'
+)
 ORIENTATIONS = [
     np.array(list(zip(axes, flips, strict=True)))
     for axes in itertools.permutations(range(3))
@@ -169,6 +171,8 @@ def expect(content: bytes, expected: np.ndarray, name: str = 'image.nii.gz') -> 
         assert 'NaN or infinite' in refused(content, name)
     elif single.max() <= 0 or single.max() == single.min():
         assert 'image is empty' in refused(content, name)
+    elif (single < -0.02 * single.max()).mean() > 0.01:
+        assert 'z-scores' in refused(content, name)
     else:
         data, _ = checked(content, name)
         np.testing.assert_allclose(data, single.reshape(data.shape), rtol=1e-5, atol=1e-37)

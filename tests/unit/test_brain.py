@@ -73,6 +73,12 @@ def test_only_a_brain_sized_part_in_true_zero_is_skull_stripped(image, stripped)
     assert brain.is_skull_stripped(image) == stripped
 
 
+def test_what_is_much_larger_than_its_own_brain_is_a_small_head():
+    volume_ml = 4 / 3 * np.pi * 7**3
+    assert brain.is_skull_stripped(ball(70), volume_ml / 1.05)
+    assert not brain.is_skull_stripped(ball(70), volume_ml / 1.8)
+
+
 def test_a_skull_stripped_brain_may_have_holes():
     image = ball(70)
     image.get_fdata()[25:35, 25:35, 25:35] = 0
@@ -228,3 +234,21 @@ def test_only_a_brain_that_a_network_found_names_it(
     result = node.run_function(tmp_path)
     assert result['metadata'] == expected
     assert result['measures']['brain_extraction'] == expected['Method']
+
+
+def test_a_mask_that_is_given_finds_the_way_from_the_template_too(monkeypatch):
+    """Where the match fails without one, the message asks for a mask."""
+    asked = []
+
+    def match(template, head, seed, brain=None):
+        asked.append(brain)
+        raise InputError('no match')
+
+    monkeypatch.setattr(brain, '_affine_from_template', match)
+    image, part = ball(95), probability(np.ones((60, 60, 60, 1)))
+    mask = nib.Nifti1Image(part.get_fdata(), image.affine)
+    for given in (None, mask):
+        with pytest.raises(InputError, match='no match'):
+            brain.extract_brain(image, given_mask=given)
+    assert asked[0] is None
+    assert np.asanyarray(asked[1].dataobj).mean() == pytest.approx(1, abs=0.05)

@@ -123,6 +123,14 @@ class TestImages:
         path = save(tmp_path / 'a.nii.gz', np.full_like(voxels, value))
         refuse(path, 'the image is empty: all voxels are equal or not above 0')
 
+    def test_an_image_of_z_scores(self, tmp_path, voxels):
+        scores = ((voxels - voxels.mean()) / voxels.std()).astype(np.float32)
+        refuse(save(tmp_path / 'a.nii.gz', scores), '48 % of the voxels are below 0.*Give the')
+
+    def test_the_ringing_of_an_interpolation_is_allowed(self, tmp_path, voxels):
+        ringing = np.where(voxels < 50, -0.01 * voxels.max(), voxels).astype(np.float32)
+        assert check_image(save(tmp_path / 'a.nii.gz', ringing)).shape == ringing.shape
+
     def test_an_image_without_positive_values(self, tmp_path, voxels):
         refuse(save(tmp_path / 'a.nii.gz', -voxels), 'all voxels are equal or not above 0')
 

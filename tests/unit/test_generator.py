@@ -7,11 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from msapp.inference.normalise import scale_head
 from msapp.synthesis import appearance, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
-from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
+from msapp.synthesis.generator import GeneratorSettings, HeadGenerator, draw_view, push_points
 from msapp.synthesis.heads import NAMES, ZONES, Head
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
 from msapp.synthesis.warp import WarpSettings
@@ -232,3 +233,96 @@ def test_white_matter_is_bright_along_ventricles_with_lesions_or_without(head, s
         (radius >= 6, radius < 8), (radius >= 18, radius < 24)
     ))  # fmt: skip
     assert near > 0.1 > 10 * far
+
+
+def test_a_channel_that_is_needed_is_never_missing(head, bank):
+    for seed in range(10):
+        sample = draw(head, bank, seed, missing=0.9, needed=('FLAIR',))
+        assert sample.images[0].any()
+
+
+def test_a_field_of_view_may_end_early_where_a_channel_is_not_needed(head, bank):
+    for seed in range(5):
+        flair, t1w = draw(head, bank, seed, needed=('FLAIR',), partial=1.0).images
+        whole = draw(head, bank, seed, needed=('FLAIR',)).images[0]
+        assert torch.equal(flair != 0, whole != 0)
+        assert 0 < (t1w != 0).sum() < (flair != 0).sum()
+        view = draw_view((10, 20, 30), np.random.default_rng(seed), torch.device('cpu'))
+        assert 0.1 < view.mean() < 0.95
+        # It is all or nothing in every plane of one axis.
+        planes = [view.mean(dim=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+        assert any(set(item.tolist()) == {0.0, 1.0} for item in planes)
+
+
+def test_a_grid_about_a_lesion_keeps_to_the_brain(head, bank):
+    least = {
+        beyond_mm: min(
+            (draw(head, bank, seed, centred='lesion', beyond_mm=beyond_mm).zones > 0).sum()
+            for seed in range(12)
+        )
+        for beyond_mm in (None, 0.0)
+    }
+    # As wide as the brain, the grid holds all of it.
+    assert least[0.0] > 1.4 * least[None]
+
+
+def test_points_are_pushed_towards_the_ventricle_and_less_so_far_from_it(head):
+    zones = torch.from_numpy(head.zones)
+    grid = torch.from_numpy(np.indices(zones.shape) - 31.5).float()
+    pushed = push_points(grid, zones, 3.0)
+    radius, moved = grid.norm(dim=0), (pushed - grid).norm(dim=0)
+    inside = zones == ZONES.index('ventricles')
+    assert not moved[inside].any()
+    near, far = (~inside) & (radius < 8), (radius > 20) & (radius < 24)
+    assert 2.5 < moved[near].mean() < 3.0
+    assert moved[far].mean() < 1.2
+    assert (pushed.norm(dim=0) < radius)[near].all()
+    assert torch.equal(push_points(grid, torch.zeros_like(zones), 3.0), grid)
+
+
+def test_small_lesions_are_painted_stronger_and_large_ones_are_not():
+    lesions = torch.zeros(30, 30, 30)
+    lesions[2:4, 2:4, 2] = 1  # 4 mm3
+    lesions[10:18, 10:18, 10:18] = 1  # 512 mm3
+    factors = appearance.strengthen_small(lesions, 1.0)
+    assert factors[2, 2, 2] == 2.5
+    assert factors[12, 12, 12] == 1
+    assert (factors[lesions == 0] == 1).all()
+    assert appearance.strengthen_small(lesions, 2.0)[2, 2, 2] == pytest.approx((200 / 32) ** 0.25)
+
+
+def test_only_lesions_that_flair_shows_count(head):
+    mask = np.zeros(SHAPE, bool)
+    mask[100:106, 122:130, 68:76] = True
+    mask[84, 126, 72] = True  # one voxel, lost in thick slices
+    small = LesionBank([mask], [])
+    thick = replace(CLEAN, blur_mm=(0.5, 0.5), thick=1, slice_mm=(6.0, 6.0))
+    counts = []
+    for as_seen in (False, True):
+        drawn = [
+            draw(head, small, seed, acquisition=thick, as_seen=as_seen).lesions > 0.5
+            for seed in range(8)
+        ]
+        counts.append([ndimage.label(item.numpy())[1] for item in drawn])
+    assert min(counts[0]) >= 1
+    assert max(counts[0]) == 2
+    assert sum(counts[1]) < sum(counts[0])
+    assert any(counts[1])
+
+
+def test_noise_may_be_alike_in_neighbours_and_as_strong():
+    plain, blotchy = (
+        acquire(
+            torch.full((40, 40, 40), 5.0),
+            1.0,
+            replace(CLEAN, noise=0.5, blotchy=share),
+            np.random.default_rng(5),
+        )
+        for share in (0.0, 1.0)
+    )
+    alike = [
+        float(np.corrcoef(image[1:].flatten(), image[:-1].flatten())[0, 1])
+        for image in (plain, blotchy)
+    ]
+    assert abs(alike[0]) < 0.02
+    assert alike[1] > 0.05

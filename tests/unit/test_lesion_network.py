@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from msapp.errors import InputError
-from msapp.inference.lesions import predict_lesions, sample_lesions
+from msapp.inference.lesions import drop_partial, predict_lesions, sample_lesions
 from msapp.inference.prior import adapt_prior
 from msapp.models.spec import ModelSpec
 
@@ -173,3 +173,14 @@ def test_samples_disagree_where_the_network_is_unsure_and_are_0_outside(flair, b
 def test_a_network_without_dropout_has_no_samples(flair, brain):
     with pytest.raises(ValueError, match='no dropout'):
         sample_lesions({'FLAIR': flair}, brain, Bright(), spec(), samples=2)
+
+
+@pytest.mark.parametrize(('missing', 'kept'), [(0, True), (1, True), (6, False), (20, False)])
+def test_a_contrast_that_shows_a_part_of_the_brain_is_left_out(missing, kept):
+    """The outermost voxels say nothing: a mask of its own may be tighter."""
+    brain = np.zeros((40, 40, 40), bool)
+    brain[4:36, 4:36, 4:36] = True
+    short = np.ones(brain.shape, np.float32)
+    short[..., 36 - missing :] = 0
+    images = {'FLAIR': short, 'T1w': short}
+    assert drop_partial(images, brain, spec()).keys() == {'FLAIR', *(['T1w'] if kept else [])}

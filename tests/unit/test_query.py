@@ -40,13 +40,15 @@ class Dataset:
         path.write_text(text)
         return path
 
-    def add(self, *names: str, voxel_mm: tuple[float, ...] = (10.0, 10.0, 10.0)) -> None:
+    def add(
+        self, *names: str, voxel_mm: tuple[float, ...] = (10.0, 10.0, 10.0), side_mm: float = 100
+    ) -> None:
         """Add images by the last part of their path, the folders follow from the name."""
         for name in names:
             folders = [part for part in name.split('_') if part.startswith(('sub-', 'ses-'))]
             folder = self.root.joinpath(*folders, 'anat')
             folder.mkdir(parents=True, exist_ok=True)
-            shape = [round(100 / step) for step in voxel_mm]
+            shape = [round(side_mm / step) for step in voxel_mm]
             data = np.random.default_rng(0).integers(1, 99, shape).astype(np.uint8)
             nib.save(nib.Nifti1Image(data, np.diag([*voxel_mm, 1.0])), folder / f'{name}.nii.gz')
 
@@ -453,6 +455,19 @@ class TestParticipants:
         (participant,) = dataset.plan()
         assert 'sub-01 T2w: not a readable NIfTI image' in participant.error
         assert str(path) in participant.error
+
+    def test_an_image_of_the_cord_beside_those_of_the_brain_is_left_out(self, dataset):
+        dataset.add('sub-01_FLAIR')
+        dataset.add('sub-01_acq-cord_T2w', voxel_mm=(4.0, 4.0, 4.0), side_mm=40)
+        (participant,) = dataset.plan()
+        assert participant.error is None
+        assert 'T2w' not in participant.visits[0].images
+        assert 'the field of view is 40' in ' '.join(participant.visits[0].left_out)
+
+    def test_an_image_of_the_cord_alone_stops_its_participant(self, dataset):
+        dataset.add('sub-01_acq-cord_T1w', voxel_mm=(4.0, 4.0, 4.0), side_mm=40)
+        (participant,) = dataset.plan()
+        assert 'the field of view is 40' in participant.error
 
     def test_a_broken_image_with_a_sound_one_beside_it_is_left_out(self, dataset):
         dataset.add('sub-01_run-1_FLAIR')
