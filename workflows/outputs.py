@@ -146,13 +146,14 @@ class VisitSinks(Sinks):
     def _path(self, **entities: str) -> Path:
         return derivative_path(self.participant, self.visit.session, **entities)
 
-    def _raw(self, contrast: str, visit: Visit | None = None) -> str:
+    def raw(self, contrast: str, visit: Visit | None = None) -> str:
+        """Return the BIDS URI of an image of the input."""
         image = (visit or self.visit).images[contrast]
         return uri(image, self.settings.bids_dir, self.settings.output_dir)
 
     def _spatial_reference(self, space: str) -> str:
         return {
-            'orig': self._raw(self.visit.reference),
+            'orig': self.raw(self.visit.reference),
             'individual': self.space_reference,
             MNI: MNI,
         }[space]
@@ -190,7 +191,7 @@ class VisitSinks(Sinks):
         path = self._path(space=space, extension='.nii.gz', **entities)
         sidecar = {
             'Sources': [
-                self._raw(contrast, visit)
+                self.raw(contrast, visit)
                 for visit in ([since, self.visit] if since else [self.visit])
                 for contrast in contrasts
             ],
@@ -205,8 +206,10 @@ class VisitSinks(Sinks):
         if found is not None:
             self.workflow.connect(*found, node, 'found')
 
-    def transform(self, source: Source, *, origin: str, target: str, **entities: str) -> None:
-        """Write a transform that resamples images of ``origin`` onto ``target``."""
+    def transform(
+        self, source: Source, *, origin: str, target: str, image: str, **entities: str
+    ) -> None:
+        """Write a transform that resamples images of ``origin``, as ``image``, onto ``target``."""
         path = self._path(
             **{'from': origin, 'to': target, 'mode': 'image'},
             suffix='xfm',
@@ -214,7 +217,7 @@ class VisitSinks(Sinks):
             **entities,
         )
         sidecar = {
-            'FromFile': self._raw(self.visit.reference) if origin == 'orig' else origin,
+            'FromFile': image,
             'Description': f'ITK text transform for antsApplyTransforms: resamples an image of '
             f'{origin} onto the grid of {target}. World coordinates, mm.',
         }

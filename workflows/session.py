@@ -296,7 +296,13 @@ def add_visit_outputs(fit: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks)
         )
         agent = {'ceagent': entities['ceagent']} if 'ceagent' in entities else {}
         origin = 'orig' if contrast == reference else entities['suffix']
-        sinks.transform(out(f'xfm_{contrast}'), origin=origin, target='individual', **agent)
+        sinks.transform(
+            out(f'xfm_{contrast}'),
+            origin=origin,
+            target='individual',
+            image=sinks.raw(contrast),
+            **agent,
+        )
         sinks.mosaic(
             out(f'preproc_{contrast}'),
             out('brain_mask'),
@@ -313,7 +319,12 @@ def add_visit_outputs(fit: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks)
                 contrast=contrast,
                 labels=(reference, contrast),
             )
-    sinks.transform((applied, 'inputnode.to_mni'), origin='individual', target=MNI)
+    sinks.transform(
+        (applied, 'inputnode.to_mni'),
+        origin='individual',
+        target=MNI,
+        image=sinks.space_reference,
+    )
     sinks.mosaic(
         out(f'preproc_{reference}'),
         out('brain_mask'),

@@ -223,13 +223,17 @@ def _add_run_flags(group: argparse._ArgumentGroup) -> None:
         '--reports-only', action='store_true', help='write the reports anew from the derivatives'
     )
     group.add_argument(
-        '--boilerplate-only', action='store_true', help='print the methods text and its citations'
+        '--boilerplate-only',
+        action='store_true',
+        help='print the methods text of the participant level, with citations, and do no more',
     )
     group.add_argument(
         '--stop-on-first-crash', action='store_true', help='stop everything at the first failure'
     )
     group.add_argument(
-        '--clean-workdir', action='store_true', help='empty the work folder before the run'
+        '--clean-workdir',
+        action='store_true',
+        help='remove the intermediate files of the participants of this run first',
     )
     group.add_argument(
         '--resource-monitor', action='store_true', help='sample memory and CPU of each step'

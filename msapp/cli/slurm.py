@@ -25,6 +25,7 @@ from msapp.cli.slurm_status import (
     PROGRAM,
     QUEUED,
     describe,
+    drop_others,
     find_group,
     find_labels,
     find_states,
@@ -175,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
     if args.status:
         _, options = split_options(newest_command(args.bids_dir, args.output_dir))
         settings = read_settings(args.bids_dir, args.output_dir, args.options or options)
+        labels = drop_others(labels, settings)
     else:
         if shutil.which('sbatch') is None and not args.dry_run:
             raise MissingDependencyError(
@@ -182,6 +184,7 @@ def run(args: argparse.Namespace) -> int:
                 'run msapp itself.'
             )
         settings = check(args)
+        labels = drop_others(labels, settings)
         submit_missing(args, settings, labels)
         if args.dry_run or not args.wait:
             return EXIT_DONE

@@ -107,6 +107,14 @@ def find_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
     return labels
 
 
+def drop_others(labels: Sequence[str], settings: Settings) -> list[str]:
+    """Leave out who has none of the sessions that are asked for."""
+    from msapp.bids.query import not_in_run
+
+    others = not_in_run(settings)
+    return [label for label in labels if label not in others]
+
+
 def _some(names: Sequence[str], most: int = 8) -> str:
     """List the first names and count the rest."""
     rest = f' and {len(names) - most} more' if len(names) > most else ''

@@ -109,8 +109,9 @@ def outliers(visits: pd.DataFrame, measure: str) -> pd.Series:
 def days_since_first(visits: pd.DataFrame) -> pd.Series:
     """Return the days since the first visit of each participant; NaN where unknown.
 
-    Scan times are used if every visit of the participant has one, else the intervals added
-    up, if each visit but one was compared with another. A participant with one visit is at day 0.
+    Scan times are used if every visit of the participant has a date of its own, else the
+    intervals added up, if each visit but one was compared with another. A participant with one
+    visit is at day 0.
     """
     days = pd.Series(np.nan, index=visits.index)
     times = pd.to_datetime(visits['acq_time'], errors='coerce', format='ISO8601', utc=True)
@@ -118,7 +119,7 @@ def days_since_first(visits: pd.DataFrame) -> pd.Series:
         when = times[group.index]
         if len(group) == 1:
             days[group.index] = 0.0
-        elif when.notna().all():
+        elif when.notna().all() and when.dt.normalize().is_unique:
             days[group.index] = (when - when.min()).dt.total_seconds() / 86400
         else:
             days[group.index] = _add_intervals(group)

@@ -93,6 +93,8 @@ def timeline(points: Sequence[TimelinePoint], out: Path) -> Path:
 def days_since_first(times: Sequence[str]) -> list[float] | None:
     """Return the days since the first of some times; None if they are not known or do not grow.
 
+    Times of one date say nothing of the order: see `msapp.bids.query.sort_visits`.
+
     Examples
     --------
     >>> days_since_first(['2020-01-01', '2020-01-31T12:00:00'])
@@ -102,7 +104,8 @@ def days_since_first(times: Sequence[str]) -> list[float] | None:
         return None
     moments = [datetime.fromisoformat(time) for time in times]
     days = [(moment - moments[0]).total_seconds() / SECONDS_PER_DAY for moment in moments]
-    return days if sorted(set(days)) == days else None
+    dates = {moment.date() for moment in moments}
+    return days if sorted(set(days)) == days and len(dates) == len(days) else None
 
 
 def _draw_line(axes: Axes, places: list[float], values: list[float], label: str) -> None:

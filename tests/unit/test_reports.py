@@ -285,6 +285,8 @@ def test_visits_that_were_not_compared_have_no_day():
             ('a', 'ses-2', None, None, np.nan),
             ('b', 'ses-1', '2020-01-01', None, np.nan),
             ('b', 'ses-2', None, 'ses-1', np.nan),
+            ('c', 'ses-1', '2020-01-01T09:00:00', None, np.nan),
+            ('c', 'ses-2', '2020-01-01T15:00:00', 'ses-1', np.nan),
         ],
         columns=['participant_id', 'session_id', 'acq_time', 'since_session', 'interval_days'],
     )
@@ -292,6 +294,7 @@ def test_visits_that_were_not_compared_have_no_day():
     assert days[:2].isna().all(), 'not both on the first day'
     assert days[2] == 0
     assert np.isnan(days[3])
+    assert np.isnan(days[5]), 'times of one date say nothing'
 
 
 def test_the_plot_over_time_counts_visits_that_it_cannot_place(tmp_path):

@@ -464,6 +464,20 @@ def test_status_goes_by_the_options_of_the_newest_submission(site, capsys):
     assert site.call('--status', '--', '--session-label', '1', '2') == 1
 
 
+def test_who_has_none_of_the_sessions_asked_for_is_not_submitted(site, capsys):
+    for label in LABELS:
+        site.image('ses-1', label=label)
+    site.image('ses-2')
+    assert site.call('--', '--session-label', '2') == 0
+    assert (site.folder / 'participants.txt').read_text().split() == ['sub-01']
+    site.finished('sub-01')
+    (site.out / 'sub-01/ses-2/anat').mkdir(parents=True, exist_ok=True)
+    (site.out / 'sub-01/ses-2/anat/sub-01_ses-2_desc-summary_stats.tsv').touch()
+    (site.out / 'group.html').touch()
+    assert site.call('--status') == 0
+    assert '1 participants: 1 done.' in capsys.readouterr().out
+
+
 def test_status_names_the_log_and_the_command_to_go_on(site, capsys):
     flags = ['--mem=3G', '--sbatch-option=--qos=high', '--', '--sloppy']
     assert site.call(*flags) == 0
