@@ -67,7 +67,7 @@ def as_made(
         values['participant_label'] = [participant.label]
         recorded = make_settings(values)
         check_models(run.folder, with_confirming(models_for(recorded)))
-        (planned,) = plan_participants(recorded)
+        planned = next(iter(plan_participants(recorded)), participant)
     except (UsageError, MissingDependencyError) as error:
         logger.warning(
             '%s: its report tells the methods of this command, which may not be those that made '
