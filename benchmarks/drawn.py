@@ -25,7 +25,6 @@ from msapp.evaluation.voxel import dice
 from msapp.inference.lesions import predict_lesions
 from msapp.lesions.instances import label_instances
 from msapp.models.registry import load_network, load_spec
-from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.training.data import Drawn, make_settings, read_bank
@@ -66,13 +65,13 @@ def score_heads(given: argparse.Namespace) -> None:
     spec, recipe = load_spec(given.model), load_recipe('lesions')
     network = load_network(spec)
     heads = read_heads(given, recipe, held_out=True)
-    whole = replace(make_settings(recipe), shape=WHOLE, centred='brain', missing=0.0)
+    whole = replace(make_settings(recipe), shape=WHOLE, centred='brain', missing=0.0, partial=0.0)
     bank = read_bank(recipe, given.data)
     lines, matches = [], []
     for thickness in SLICES_MM:
-        acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
-        if thickness == min(SLICES_MM):
-            acquisition = AcquisitionSettings(thick=0.0)
+        thick = float(thickness > min(SLICES_MM))
+        slices = (thickness, thickness + 0.01)
+        acquisition = replace(whole.acquisition, thick=thick, slice_mm=slices)
         drawing = Drawn(
             HeadGenerator(heads, replace(whole, acquisition=acquisition), bank=bank), recipe
         )
