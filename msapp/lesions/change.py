@@ -107,6 +107,7 @@ CHANGE_COLUMNS = {
     'change_percent_per_year': 'change_percent by years between the visits; missing likewise',
     'overlap': 'Dice overlap of all earlier with all later voxels, 0 to 1',
     'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0',
+    'marked_ml': 'volume at the later visit that the detector marked as new, ml; missing without',
 }
 
 
@@ -139,6 +140,7 @@ class Change:
     change_percent_per_year: float
     overlap: float
     new_part_ml: float
+    marked_ml: float
 
 
 @dataclass(frozen=True)
@@ -152,10 +154,13 @@ class Comparison:
     classes : (I, J, K) ndarray of uint8
         Code in `CLASSES` of each voxel in a lesion of the later visit; and of the earlier visit's
         voxels, where no later lesion lies, if the lesion has no counterpart.
+    detected : bool
+        Whether a detector of new lesions has looked at the pair.
     """
 
     changes: list[Change]
     classes: np.ndarray
+    detected: bool = False
 
     def table(self) -> pd.DataFrame:
         """Return one line a change with the columns `CHANGE_COLUMNS`; numbers as ``'3,7'``."""
@@ -177,7 +182,8 @@ class Comparison:
 
         Of what is seen at one visit only that is its volume there, as ``new_lesion_volume_ml``, of
         what was a speck its volume at the later one; of enlarged and shrunken lesions the
-        difference, as ``enlarged_lesion_change_ml``.
+        difference, as ``enlarged_lesion_change_ml``. Of lesions of both visits, of any class, also
+        in how many a detector marked new tissue, and how much: ``grown_lesion_volume_ml``.
         """
         found: dict[str, float] = {}
         for kind in COUNTED:
@@ -193,6 +199,11 @@ class Comparison:
                         for change in changes
                     )
                 )
+        if self.detected:
+            old = [item for item in self.changes if item.labels_before and item.labels_after]
+            marked = [change.marked_ml for change in old if change.marked_ml]
+            found['grown_lesion_count'] = len(marked)
+            found['grown_lesion_volume_ml'] = float(sum(marked))
         return found
 
 
@@ -259,7 +270,7 @@ def compare_visits(
     changes = [_describe(pair, group, years) for group in groups]
     classes = _paint(pair, groups, [change.kind for change in changes], earlier.shape)
     changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
-    return Comparison(changes, classes)
+    return Comparison(changes, classes, detected=new is not None)
 
 
 def classify_volumes(before_mm3: float, after_mm3: float) -> str:
@@ -309,6 +320,7 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
         change_percent_per_year=percent / years,
         overlap=overlap,
         new_part_ml=_new_part_mm3(pair, rows, columns, shared_mm3) / MM3_PER_ML,
+        marked_ml=_marked_mm3(pair, columns) / MM3_PER_ML,
     )
 
 
@@ -365,6 +377,13 @@ def _new_part_mm3(
         if pair.marked[grown].mean() <= SUPPORT:
             return 0.0
     return float(grown_mm3)
+
+
+def _marked_mm3(pair: LinkedVisits, columns: np.ndarray) -> float:
+    """Return what the detector marked of later lesions; NaN where none has looked."""
+    if pair.marked_voxels is None:
+        return math.nan
+    return float(pair.marked_voxels[columns].sum() * pair.voxel_mm3)
 
 
 def _paint(

@@ -82,6 +82,8 @@ class LinkedVisits(NamedTuple):
         Voxels of each lesion that the other visit shows.
     marked, gone : ndarray of bool, or None
         What a detector marked as new, and as gone, cropped as the lesions are.
+    marked_voxels : (M,) ndarray of int, or None
+        Voxels of each later lesion that it marked as new.
     voxel_mm3 : float
     """
 
@@ -95,6 +97,7 @@ class LinkedVisits(NamedTuple):
     visible: tuple[np.ndarray, np.ndarray]
     marked: np.ndarray | None
     gone: np.ndarray | None
+    marked_voxels: np.ndarray | None
     voxel_mm3: float
 
 
@@ -174,10 +177,11 @@ def link_visits(
         None if mask is None else np.pad(mask[box].astype(bool), REACH_VOXELS)
         for mask in (new, gone)
     )
-    if new is not None:
+    marked_voxels = None if new is None else _count_inside(after, new[box])
+    if marked_voxels is not None:
         covered = shared.sum(axis=0)
         little = links.any(axis=0) & (covered < LEAST_OVERLAP * after.voxels)
-        fresh = little & (_count_inside(after, new[box]) > SUPPORT * after.voxels)
+        fresh = little & (marked_voxels > SUPPORT * after.voxels)
         inside = shared[:, fresh].sum(axis=1) > SUPPORT * before.voxels
         swallowed = inside & ~links[:, ~fresh].any(axis=1)
         links[:, fresh] = False
@@ -191,7 +195,18 @@ def link_visits(
         visible_after <= SUPPORT * after.voxels,
     )
     return LinkedVisits(
-        before, after, box, links, shared, swallowed, unseen, visible, marked, left, voxel_mm3
+        before,
+        after,
+        box,
+        links,
+        shared,
+        swallowed,
+        unseen,
+        visible,
+        marked,
+        left,
+        marked_voxels,
+        voxel_mm3,
     )
 
 

@@ -39,6 +39,8 @@ _FIRST = (
     'lesions_interval_days',
     'new_lesion_count',
     'new_lesion_volume_ml',
+    'grown_lesion_count',
+    'grown_lesion_volume_ml',
     'enlarged_lesion_count',
     'enlarged_lesion_change_ml',
     'shrunken_lesion_count',

@@ -63,6 +63,11 @@ CHANGES: dict[str, Column] = {
         'mL',
         'more than half of what stays and more than 12 mm^3: animaLesionEvolutionDetection, Anima',
     ),
+    'marked_ml': column(
+        'Their volume at this visit that the network for new lesions marked; n/a without one.',
+        'mL',
+        'label-new mask, instance images',
+    ),
 }
 
 CANDIDATES: dict[str, Column] = {

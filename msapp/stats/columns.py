@@ -230,6 +230,17 @@ VISITS: dict[str, Column] = {
         'acq_time of the two visits in scans/sessions.tsv',
     ),
     **{name: entry for kind in OUTCOMES for name, entry in _outcome(kind).items()},
+    'grown_lesion_count': column(
+        'Number of lesions of both visits, of any class (merged and stable too), within which the '
+        'network for new lesions marked tissue; n/a without one.',
+        'count',
+        'column marked_ml of the changes',
+    ),
+    'grown_lesion_volume_ml': column(
+        'Volume of that tissue. It is part of no other number here but detected_new_volume_ml.',
+        'mL',
+        'column marked_ml of the changes',
+    ),
     'candidate_count': column(
         'Number of candidate new or enlarged lesions since the visit before (not confirmed).',
         'count',

@@ -472,6 +472,22 @@ def test_what_the_other_visit_does_not_show_is_neither_new_nor_resolved(edge, un
     assert kinds(lesion, lesion, seen=(part, part)) == ['stable']
 
 
+def test_new_tissue_in_old_lesions_is_counted_whatever_their_class():
+    before = rods((4, 10))
+    after, marked = rods((4, 16)), rods((12, 16)) > 0
+    measures = compare_visits(before, after, 1.0, new=marked).measures()
+    volume_ml = (marked & (after > 0)).sum() / 1000
+    assert measures['grown_lesion_count'] == 1
+    assert measures['grown_lesion_volume_ml'] == pytest.approx(volume_ml)
+    assert measures['new_lesion_count'] == 0
+    none = compare_visits(before, before, 1.0, new=EMPTY > 0).measures()
+    assert (none['grown_lesion_count'], none['grown_lesion_volume_ml']) == (0, 0)
+    assert 'grown_lesion_count' not in compare_visits(before, after, 1.0).measures()
+    fresh = compare_visits(EMPTY, after, 1.0, new=after > 0)
+    assert fresh.measures()['grown_lesion_count'] == 0
+    assert fresh.changes[0].marked_ml == fresh.changes[0].volume_after_ml
+
+
 def test_what_a_visit_does_not_show_has_no_volume_there():
     lesion, whole, part = rods((4, 10)), EMPTY == 0, EMPTY == 0
     part[5:] = False
