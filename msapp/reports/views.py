@@ -36,7 +36,8 @@ CAPTIONS = {
     'visit before shows them. Believe a change only if you see it in both pictures above.',
     'newlesions': 'Each pair shows the visit before and this one in the same window, aligned. '
     'Believe a new lesion only if it is bright now and was not before, and if its surroundings '
-    'agree.',
+    'agree. One that touches old lesions is part of theirs (merged, enlarged), and not among '
+    'these: look at the largest new or enlarged places, too.',
     'timeline': 'Lesions and their volume at each visit. Where one visit stands out, look at its '
     'image quality and its outlines first.',
     'visits': 'Tiles alternate between the visits: structures should run on across them. '
