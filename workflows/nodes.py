@@ -99,7 +99,7 @@ def leftovers(graph: pe.Workflow, output_dir: Path, participant: str) -> list[Pa
     participant : str
         Label with prefix.
     """
-    unplanned = _unplanned(graph, output_dir, f'{participant}/**/*.*')
+    unplanned = _unplanned(graph, output_dir, participant, '**/*.*')
     return [path for path in unplanned if FIGURES not in path.parts]
 
 
@@ -115,20 +115,22 @@ def remove_old_figures(graph: pe.Workflow, output_dir: Path, participant: str) -
     participant : str
         Label with prefix.
     """
-    for path in _unplanned(graph, output_dir, f'{participant}/{FIGURES}/*.*'):
+    for path in _unplanned(graph, output_dir, participant, f'{FIGURES}/*.*'):
         (output_dir / path).unlink(missing_ok=True)
 
 
-def _unplanned(graph: pe.Workflow, output_dir: Path, pattern: str) -> list[Path]:
-    """Return the files of a pattern, below the output folder, that no sink of a graph writes."""
-    nodes = [graph.get_node(name) for name in graph.list_node_names()]
+def _unplanned(graph: pe.Workflow, output_dir: Path, participant: str, pattern: str) -> list[Path]:
+    """Return a participant's files, below the output folder, that no sink of a graph writes."""
+    part = graph.get_node(f'{safe_name(participant)}_wf')
+    nodes = [part.get_node(name) for name in part.list_node_names()]
     planned = {
         _stem(Path(name))
         for node in nodes
         if isinstance(node.inputs, SinkInput)
         for name in (node.inputs.name, *node.inputs.others)
     }
-    found = (path.relative_to(output_dir) for path in output_dir.glob(pattern))
+    folder = output_dir / participant
+    found = (path.relative_to(output_dir) for path in folder.glob(pattern))
     return sorted(path for path in found if _stem(path) not in planned)
 
 

@@ -302,6 +302,9 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
     seen_mm3, now_mm3 = before_mm3, after_mm3
     if rows.size and columns.size:
         seen_mm3, now_mm3 = _visible_mm3(pair, rows, columns)
+    marked_mm3 = math.nan
+    if pair.marked_voxels is not None:
+        marked_mm3 = float(pair.marked_voxels[columns].sum() * pair.voxel_mm3)
     change_mm3 = now_mm3 - seen_mm3
     percent = 100 * change_mm3 / seen_mm3 if seen_mm3 else math.nan
     return Change(
@@ -320,7 +323,7 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
         change_percent_per_year=percent / years,
         overlap=overlap,
         new_part_ml=_new_part_mm3(pair, rows, columns, shared_mm3) / MM3_PER_ML,
-        marked_ml=_marked_mm3(pair, columns) / MM3_PER_ML,
+        marked_ml=marked_mm3 / MM3_PER_ML,
     )
 
 
@@ -377,13 +380,6 @@ def _new_part_mm3(
         if pair.marked[grown].mean() <= SUPPORT:
             return 0.0
     return float(grown_mm3)
-
-
-def _marked_mm3(pair: LinkedVisits, columns: np.ndarray) -> float:
-    """Return what the detector marked of later lesions; NaN where none has looked."""
-    if pair.marked_voxels is None:
-        return math.nan
-    return float(pair.marked_voxels[columns].sum() * pair.voxel_mm3)
 
 
 def _paint(

@@ -17,7 +17,7 @@ import numpy as np
 from msapp.imaging.brain import PLAIN_SIMILARITY
 from msapp.lesions.dissemination import HEADING
 from msapp.reports.html import trusted, write_page
-from msapp.reports.views import FigureView, Files, TableView
+from msapp.reports.views import FigureView, Files, TableView, either, if_made, present
 from msapp.stats.change_columns import (
     CANDIDATES,
     CHANGES,
@@ -180,31 +180,6 @@ def _contrasts(section: VisitSection) -> tuple[str, list[str]]:
     ]
 
 
-def _either(files: Files, description: str, reference: str, title: str) -> FigureView:
-    """Read a figure on FLAIR or T1w: the expected contrast first, then the other one."""
-    expected = files.figure(description, reference, title)
-    other = files.figure(description, 'T1w' if reference == 'FLAIR' else 'FLAIR', title)
-    return other if expected.uri is None and other.uri is not None else expected
-
-
-def _present(
-    files: Files, description: str, expected: Sequence[str], verb: str
-) -> list[FigureView]:
-    """Read a figure of every contrast; an absent one counts only where it was expected."""
-    names = {'ceT1w': 'post-contrast T1w'}
-    views = {
-        contrast: files.figure(description, contrast, verb.format(names.get(contrast, contrast)))
-        for contrast in ('FLAIR', 'T1w', 'T2w', 'ceT1w')
-    }
-    return [view for name, view in views.items() if view.uri is not None or name in expected]
-
-
-def _if_made(files: Files, description: str, reference: str, title: str) -> list[FigureView]:
-    """Read a figure that only some runs make."""
-    view = _either(files, description, reference, title)
-    return [view] if view.uri is not None else []
-
-
 def _pair(files: Files, since: str, summary: Mapping[str, Any] | None) -> PairView:
     return PairView(
         since=since,
@@ -312,19 +287,19 @@ def _visit(
         section=section,
         summary=summary,
         lesions=(
-            _either(files, 'lesions', reference, 'Lesions'),
-            *_if_made(files, 'uncertainty', reference, 'How sure the network is'),
+            either(files, 'lesions', reference, 'Lesions'),
+            *if_made(files, 'uncertainty', reference, 'How sure the network is'),
         ),
         lesion_table=files.table(
             'lesions', LESIONS, LESION_COLUMNS, (summary or {}).get('lesion_count')
         ),
         viewer=files.viewer(),
         quality=(
-            _either(files, 'brain', reference, 'Brain mask'),
-            *_if_made(files, 'zones', reference, 'Zones of the brain'),
-            *_present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
+            either(files, 'brain', reference, 'Brain mask'),
+            *if_made(files, 'zones', reference, 'Zones of the brain'),
+            *present(files, 'alignment', others, f'Alignment of {{}} with {reference}'),
         ),
-        mosaics=tuple(_present(files, 'mosaic', [reference, *others], '{}')),
+        mosaics=tuple(present(files, 'mosaic', [reference, *others], '{}')),
         changes=_changes(files, summary) if followed else None,
         pair=_pair(files, since, summary) if since is not None else None,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,6 +140,29 @@ class Files:
                 columns, names, (), f'{path.name}: columns {", ".join(absent)} are missing.'
             )
         return TableView(columns, names, tuple(_records(frame)), None)
+
+
+def either(files: Files, description: str, reference: str, title: str) -> FigureView:
+    """Read a figure on FLAIR or T1w: the expected contrast first, then the other one."""
+    expected = files.figure(description, reference, title)
+    other = files.figure(description, 'T1w' if reference == 'FLAIR' else 'FLAIR', title)
+    return other if expected.uri is None and other.uri is not None else expected
+
+
+def present(files: Files, description: str, expected: Sequence[str], verb: str) -> list[FigureView]:
+    """Read a figure of every contrast; an absent one counts only where it was expected."""
+    names = {'ceT1w': 'post-contrast T1w'}
+    views = {
+        contrast: files.figure(description, contrast, verb.format(names.get(contrast, contrast)))
+        for contrast in ('FLAIR', 'T1w', 'T2w', 'ceT1w')
+    }
+    return [view for name, view in views.items() if view.uri is not None or name in expected]
+
+
+def if_made(files: Files, description: str, reference: str, title: str) -> list[FigureView]:
+    """Read a figure that only some runs make."""
+    view = either(files, description, reference, title)
+    return [view] if view.uri is not None else []
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

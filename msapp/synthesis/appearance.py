@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch.nn import functional
 
 from msapp.synthesis import warp
@@ -33,8 +32,6 @@ BAND_EDGE, BAND_SLOPE = (0.1, 0.4), 10.0
 # A ventricle's voxel with less ventricle about it lies in a horn, or in a thin ventricle.
 HORN_MM, HORN_SHARE = 5.0, 0.4
 BRIGHTEST_RIM, BRIGHTEST_HAZE = 0.6, 0.4
-# Lesions from this size on are painted as drawn; how factors grow below it; the largest.
-AS_PAINTED_MM3, STRENGTHENED, STRONGEST = 200.0, 0.25, 2.5
 # Of white matter, from place to place.
 UNEVEN = 0.06
 # Of tissues of one material, standard deviation.
@@ -307,28 +304,6 @@ def draw_strength(
     """Draw how lesions' brightness varies from place to place, about 1: see `Scene`."""
     vary = warp.smooth_noise(shape, warp.control_points(shape, spacing_mm, 12), rng, device)[0]
     return (1 + rng.uniform(0.1, 0.4) * vary).clamp(0.3, 1.8)
-
-
-def strengthen_small(lesions: torch.Tensor, spacing_mm: float) -> torch.Tensor:
-    """Return how much stronger small lesions are to be painted, for slices and blur dim them.
-
-    Those that readers mark are as bright as others: 0.25 above white matter from 3 mm3 on.
-
-    Parameters
-    ----------
-    lesions : (I, J, K) tensor of float32
-        Share of lesion.
-
-    Returns
-    -------
-    (I, J, K) tensor of float32
-        1 and more; 1 outside lesions.
-    """
-    labels, count = ndimage.label(lesions.cpu().numpy() > 0, np.ones((3, 3, 3)))
-    mm3 = np.bincount(labels.ravel(), minlength=count + 1) * spacing_mm**3
-    factors = np.clip((AS_PAINTED_MM3 / np.maximum(mm3, 1)) ** STRENGTHENED, 1, STRONGEST)
-    factors[0] = 1
-    return torch.from_numpy(factors[labels].astype(np.float32)).to(lesions.device)
 
 
 def _soften(scene: Scene, rng: np.random.Generator) -> torch.Tensor:

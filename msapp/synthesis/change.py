@@ -34,6 +34,8 @@ ROOM = 4
 TOUCHING = np.stack(np.meshgrid(*[(-1, 0, 1)] * 3), axis=-1).reshape(-1, 3)
 # Lesions that are brighter than what was there by less, relative to white matter, are not seen.
 SEEN = 0.12
+# Lesions from this size on are painted as drawn; how factors grow below it; the largest.
+AS_PAINTED_MM3, STRENGTHENED, STRONGEST = 200.0, 0.25, 2.5
 
 
 @dataclass(frozen=True)
@@ -211,3 +213,25 @@ def drop_unseen(lesions: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     seen = ndimage.mean(change.cpu().numpy(), labels, np.arange(count + 1)) >= SEEN
     seen[0] = False
     return torch.from_numpy(seen[labels]).to(lesions.device)
+
+
+def strengthen_small(lesions: torch.Tensor, spacing_mm: float) -> torch.Tensor:
+    """Return how much stronger small lesions are to be painted, for slices and blur dim them.
+
+    Those that readers mark are as bright as others.
+
+    Parameters
+    ----------
+    lesions : (I, J, K) tensor of float32
+        Share of lesion.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+        1 and more; 1 outside lesions.
+    """
+    labels, count = ndimage.label(lesions.cpu().numpy() > 0, np.ones((3, 3, 3)))
+    mm3 = np.bincount(labels.ravel(), minlength=count + 1) * spacing_mm**3
+    factors = np.clip((AS_PAINTED_MM3 / np.maximum(mm3, 1)) ** STRENGTHENED, 1, STRONGEST)
+    factors[0] = 1
+    return torch.from_numpy(factors[labels].astype(np.float32)).to(lesions.device)

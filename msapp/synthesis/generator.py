@@ -16,7 +16,7 @@ from scipy import ndimage
 from msapp.synthesis import appearance, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire_part
 from msapp.synthesis.appearance import LesionSettings
-from msapp.synthesis.change import drop_unseen
+from msapp.synthesis.change import drop_unseen, strengthen_small
 from msapp.synthesis.contrast import CONTRASTS
 from msapp.synthesis.heads import NAMES, ZONE_OF_TISSUE, ZONES, Head
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
@@ -150,7 +150,7 @@ class HeadGenerator:
         present = self._present(rng)
         scene = appearance.draw_scene(tissues, zones, lesions, settings.spacing_mm, rng)
         if settings.as_seen:
-            strength = scene.strength * appearance.strengthen_small(lesions, settings.spacing_mm)
+            strength = scene.strength * strengthen_small(lesions, settings.spacing_mm)
             scene = replace(scene, strength=strength)
         shown = self._shown(zones, rng)
         images = []

@@ -12,6 +12,7 @@ from scipy import ndimage
 from msapp.inference.normalise import scale_head
 from msapp.synthesis import appearance, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
+from msapp.synthesis.change import strengthen_small
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator, draw_view, push_points
 from msapp.synthesis.heads import NAMES, ZONES, Head
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
@@ -285,11 +286,11 @@ def test_small_lesions_are_painted_stronger_and_large_ones_are_not():
     lesions = torch.zeros(30, 30, 30)
     lesions[2:4, 2:4, 2] = 1  # 4 mm3
     lesions[10:18, 10:18, 10:18] = 1  # 512 mm3
-    factors = appearance.strengthen_small(lesions, 1.0)
+    factors = strengthen_small(lesions, 1.0)
     assert factors[2, 2, 2] == 2.5
     assert factors[12, 12, 12] == 1
     assert (factors[lesions == 0] == 1).all()
-    assert appearance.strengthen_small(lesions, 2.0)[2, 2, 2] == pytest.approx((200 / 32) ** 0.25)
+    assert strengthen_small(lesions, 2.0)[2, 2, 2] == pytest.approx((200 / 32) ** 0.25)
 
 
 def test_only_lesions_that_flair_shows_count(head):
