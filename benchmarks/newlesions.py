@@ -6,7 +6,7 @@
         [--lesions lesions]
     python benchmarks/newlesions.py unchanged --data DATA [--model ...] [--repeats 2]
     python benchmarks/newlesions.py drawn --data DATA --heads CACHE [--model FOLDER]
-        [--same-scanner 1]
+        [--same-scanner 1] [--whole]
 
 ``DATA`` is the folder with ``ljubljana-longitudinal`` and ``ljubljana-mni``. ``--model``, and
 ``--hybrid`` for the hybrid method beside it, name the network that a patient is measured with,
@@ -20,9 +20,8 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -31,43 +30,30 @@ import numpy as np
 import pandas as pd
 import torch
 import torchio as tio
+from newlesion_methods import SPACING_MM, Method, lesions_of_both, methods_of
 from scipy.spatial.transform import Rotation
 
 from msapp.evaluation.lesiontables import match_table, score_by_size
 from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, pair_anima, score_anima
 from msapp.evaluation.overlaps import label_lesions
 from msapp.evaluation.voxel import dice
-from msapp.imaging.distance import dilate_mm
 from msapp.imaging.geometry import like, resample
 from msapp.imaging.intensity import head_mask
-from msapp.inference.lesions import predict_lesions
-from msapp.inference.newlesions import (
-    label_new_lesions,
-    predict_confirming,
-    predict_new_lesions,
-)
-from msapp.lesions.candidates import find_candidates
-from msapp.lesions.instances import label_instances
-from msapp.models.registry import confirming_model, load_network, load_spec
-from msapp.models.spec import ModelSpec
+from msapp.models.registry import load_spec
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
-from msapp.synthesis.pairs import CHANNELS, PairGenerator
+from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import kept_path, load_image, make_pair_settings, read_bank
 from msapp.training.pairs import pair_with_itself
 from msapp.training.recipe import RealPair, load_recipe
 from msapp.training.visits import Visits, bring_together, read_visits, swap_visits
 
-SPACING_MM = (1.0, 1.0, 1.0)
-# Differencing of two masks: what lies this near to an old lesion is not new.
-NEAR_MM, LEAST_MM3 = 2.0, 10.0
 SLICES_MM = (1.0, 3.0, 5.0)
+# Voxels of 1 mm that hold a brain; patches are those of the training.
+WHOLE = (160, 192, 160)
 SEED = 1
 # A head laid down again: its turn about each axis and its shift, and noise over the head's median.
 AGAIN = AGAIN_DEG, AGAIN_MM, AGAIN_NOISE = 3.0, 3.0, 0.03
-
-# Takes the earlier and the later FLAIR, (2, I, J, K), and the brain; gives a mask.
-Method = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def main() -> None:
@@ -85,10 +71,15 @@ def main() -> None:
         help='FOLDER, or PATIENT=FOLDER; default: newlesions',
     )
     parser.add_argument('--hybrid', action='append', default=[], help='the same, hybrid method')
-    parser.add_argument('--lesions', help='model of lesions, to subtract masks of two visits')
+    parser.add_argument(
+        '--lesions', help='model of lesions: masks of two visits, subtracted and classed'
+    )
     parser.add_argument('--heads', type=Path)
     parser.add_argument('--samples', type=int, default=20, help='pairs drawn for each line')
     parser.add_argument('--same-scanner', type=float, help='drawn: share of pairs, 0 to 1')
+    parser.add_argument(
+        '--whole', action='store_true', help='drawn: whole heads, where nothing changed alone'
+    )
     parser.add_argument('--repeats', type=int, default=2, help='copies of each visit')
     parser.add_argument('--reverse', action='store_true', help='pairs: what is gone, not what came')
     parser.add_argument(
@@ -106,74 +97,6 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     COMMANDS[given.command](given)
-
-
-# --- Methods ------------------------------------------------------------------------------------
-
-
-def methods_of(name: str, given: argparse.Namespace) -> dict[str, Method]:
-    """Return the methods that a patient is measured with."""
-    methods: dict[str, Method] = {'ratio': by_ratio}
-    if given.lesions:
-        methods['difference'] = partial(by_difference, model=given.lesions)
-    for title, items in (('hybrid', given.hybrid), ('network', given.model)):
-        chosen = dict(item.split('=', 1) if '=' in item else ('', item) for item in items)
-        if model := chosen.get(name) or chosen.get(''):
-            methods[title] = partial(
-                by_network,
-                model=model,
-                flips=given.flips,
-                marked=given.marked,
-                unconfirmed=given.unconfirmed,
-            )
-    return methods
-
-
-def by_ratio(images: np.ndarray, brain: np.ndarray) -> np.ndarray:
-    """Return the candidates of step one of the hybrid method."""
-    return find_candidates(images[0], images[1], brain, SPACING_MM).labels > 0
-
-
-def by_difference(images: np.ndarray, brain: np.ndarray, *, model: str) -> np.ndarray:
-    """Subtract the lesions of the earlier visit from those of the later one."""
-    spec = load_spec(model)
-    before, after = lesions_of_both(images, brain, spec)
-    new = after & ~dilate_mm(before, NEAR_MM, SPACING_MM)
-    return label_instances(new, 1.0, minimum_mm3=LEAST_MM3) > 0
-
-
-def lesions_of_both(images: np.ndarray, brain: np.ndarray, spec: ModelSpec) -> list[np.ndarray]:
-    """Return the mask of lesions of each FLAIR."""
-    network = load_network(spec)
-    return [
-        predict_lesions({'FLAIR': image}, brain, network, spec) >= spec.threshold
-        for image in images
-    ]
-
-
-def by_network(
-    images: np.ndarray,
-    brain: np.ndarray,
-    *,
-    model: str,
-    flips: bool = False,
-    marked: bool = False,
-    unconfirmed: bool = False,
-) -> np.ndarray:
-    """Run a network for new lesions."""
-    spec = load_spec(model)
-    if unconfirmed:
-        spec = spec.model_copy(update={'confirmed_by': None})
-    channels = dict(zip(CHANNELS, images, strict=True))
-    found = predict_new_lesions(channels, brain, load_network(spec), spec, flips=flips)
-    if marked:
-        return label_instances(found >= spec.threshold, 1.0, minimum_mm3=spec.minimum_mm3) > 0
-    lesions, confirming = {}, confirming_model(spec)
-    if confirming is not None:
-        other = load_network(confirming)
-        for name, image in zip(('before', 'after'), images, strict=True):
-            lesions[name] = predict_confirming(image, brain, other, confirming)
-    return label_new_lesions(found, channels, brain, spec, **lesions) > 0
 
 
 # --- Real visits --------------------------------------------------------------------------------
@@ -346,9 +269,11 @@ def score_drawn(given: argparse.Namespace) -> None:
     assert bank is not None
     if given.same_scanner is not None:
         settings = replace(settings, same_scanner=given.same_scanner)
+    if given.whole:
+        settings = replace(settings, shape=WHOLE, centred='brain')
     methods: Mapping[str, Method] = methods_of('', given)
     rows, matches = [], []
-    for thickness, unchanged in product(SLICES_MM, (False, True)):
+    for thickness, unchanged in product(SLICES_MM, (True,) if given.whole else (False, True)):
         acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
         drawn = replace(settings, stripped=1.0, unchanged=float(unchanged), acquisition=acquisition)
         generator = PairGenerator(heads, drawn, bank=bank)

@@ -50,7 +50,6 @@ import pandas as pd
 from msapp.errors import InputError
 from msapp.lesions.matching import (
     LEAST_OVERLAP,
-    REACH_VOXELS,
     ROUNDING,
     SUPPORT,
     Group,
@@ -58,7 +57,9 @@ from msapp.lesions.matching import (
     check_maps,
     group_lesions,
     link_visits,
+    measure_outside,
     number_by_size,
+    paint_groups,
 )
 
 # Code of each class in a class image; 0 is outside all lesions.
@@ -72,8 +73,8 @@ CLASSES = {
     'split': 7,
     'unconfirmed': 8,
 }
-# Those that a visit's summary counts.
-COUNTED = ('new', 'enlarged', 'shrunken', 'resolved', 'unconfirmed')
+# Those of what one visit shows, or had been a speck: a summary tells their volume, not its change.
+ALONE = ('new', 'resolved', 'unconfirmed')
 
 # spinalcordtoolbox issue 4786: a lesion enlarges or shrinks from 30 % on.
 LEAST_CHANGE = 0.30
@@ -107,7 +108,8 @@ CHANGE_COLUMNS = {
     'change_percent_per_year': 'change_percent by years between the visits; missing likewise',
     'overlap': 'Dice overlap of all earlier with all later voxels, 0 to 1',
     'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0',
-    'marked_ml': 'volume at the later visit that the detector marked as new, ml; missing without',
+    'marked_ml': 'volume at the later visit that the detector marked as new and that was no lesion '
+    'before, ml; missing without a detector',
 }
 
 
@@ -154,13 +156,14 @@ class Comparison:
     classes : (I, J, K) ndarray of uint8
         Code in `CLASSES` of each voxel in a lesion of the later visit; and of the earlier visit's
         voxels, where no later lesion lies, if the lesion has no counterpart.
-    detected : bool
-        Whether a detector of new lesions has looked at the pair.
+    outside_mm3 : tuple of float, or None
+        Volumes of the places that a detector of new lesions marked and of which hardly anything
+        (`LEAST_OVERLAP`) is in a lesion of the later visit; None where no detector has looked.
     """
 
     changes: list[Change]
     classes: np.ndarray
-    detected: bool = False
+    outside_mm3: tuple[float, ...] | None = None
 
     def table(self) -> pd.DataFrame:
         """Return one line a change with the columns `CHANGE_COLUMNS`; numbers as ``'3,7'``."""
@@ -178,32 +181,40 @@ class Comparison:
         return pd.DataFrame(rows, columns=list(CHANGE_COLUMNS)).astype(kinds)
 
     def measures(self) -> dict[str, float]:
-        """Return how many changes there are of each of `COUNTED`, and their volumes, ml.
+        """Return how many changes there are of each of `CLASSES`, and their volumes, ml.
 
-        Of what is seen at one visit only that is its volume there, as ``new_lesion_volume_ml``, of
-        what was a speck its volume at the later one; of enlarged and shrunken lesions the
-        difference, as ``enlarged_lesion_change_ml``. Of lesions of both visits, of any class, also
-        in how many a detector marked new tissue, and how much: ``grown_lesion_volume_ml``.
+        Of `ALONE` that is the volume at the visit that shows them (of what was a speck at the later
+        one), as ``new_lesion_volume_ml``; of the others the difference between the visits, as
+        ``enlarged_lesion_change_ml``. Where a detector of new lesions has looked, also: of lesions
+        that are not new, in how many it marked `LEAST_LESION_MM3` of new tissue or more, and how
+        much, as ``grown_lesion_volume_ml``; and what it marked outside all lesions, as
+        ``detected_outside_volume_ml``.
         """
         found: dict[str, float] = {}
-        for kind in COUNTED:
+        for kind in CLASSES:
             changes = [change for change in self.changes if change.kind == kind]
             found[f'{kind}_lesion_count'] = len(changes)
-            if kind in ('enlarged', 'shrunken'):
-                differences = [change.change_ml for change in changes]
-                found[f'{kind}_lesion_change_ml'] = float(sum(differences))
-            else:
+            if kind in ALONE:
                 found[f'{kind}_lesion_volume_ml'] = float(
                     sum(
                         change.volume_after_ml if change.labels_after else change.volume_before_ml
                         for change in changes
                     )
                 )
-        if self.detected:
-            old = [item for item in self.changes if item.labels_before and item.labels_after]
-            marked = [change.marked_ml for change in old if change.marked_ml]
-            found['grown_lesion_count'] = len(marked)
-            found['grown_lesion_volume_ml'] = float(sum(marked))
+            else:
+                differences = [change.change_ml for change in changes]
+                found[f'{kind}_lesion_change_ml'] = float(sum(differences))
+        if self.outside_mm3 is not None:
+            least_ml = LEAST_LESION_MM3 * (1 - ROUNDING) / MM3_PER_ML
+            grown = [
+                change.marked_ml
+                for change in self.changes
+                if change.kind != 'new' and change.marked_ml >= least_ml
+            ]
+            found['grown_lesion_count'] = len(grown)
+            found['grown_lesion_volume_ml'] = float(sum(grown))
+            found['detected_outside_count'] = len(self.outside_mm3)
+            found['detected_outside_volume_ml'] = sum(self.outside_mm3) / MM3_PER_ML
         return found
 
 
@@ -268,9 +279,12 @@ def compare_visits(
     free = itertools.count(next_identifier or max(known.values(), default=0) + 1)
     groups = group_lesions(pair, known, free)
     changes = [_describe(pair, group, years) for group in groups]
-    classes = _paint(pair, groups, [change.kind for change in changes], earlier.shape)
+    classes = paint_groups(
+        pair, groups, [CLASSES[change.kind] for change in changes], earlier.shape
+    )
     changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
-    return Comparison(changes, classes, detected=new is not None)
+    outside_mm3 = None if new is None else measure_outside(new, later, voxel_mm3)
+    return Comparison(changes, classes, outside_mm3)
 
 
 def classify_volumes(before_mm3: float, after_mm3: float) -> str:
@@ -303,8 +317,8 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
     if rows.size and columns.size:
         seen_mm3, now_mm3 = _visible_mm3(pair, rows, columns)
     marked_mm3 = math.nan
-    if pair.marked_voxels is not None:
-        marked_mm3 = float(pair.marked_voxels[columns].sum() * pair.voxel_mm3)
+    if pair.fresh_voxels is not None:
+        marked_mm3 = float(pair.fresh_voxels[columns].sum() * pair.voxel_mm3)
     change_mm3 = now_mm3 - seen_mm3
     percent = 100 * change_mm3 / seen_mm3 if seen_mm3 else math.nan
     return Change(
@@ -335,9 +349,9 @@ def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
         return 'unconfirmed'
     if not rows.size and pair.unseen[1][columns].any():
         return 'unconfirmed'
-    if not rows.size and pair.marked is not None:
-        marked = pair.marked[pair.after.numbers == columns[0] + 1]
-        return 'new' if marked.mean() > SUPPORT else 'unconfirmed'
+    if not rows.size and pair.marked_voxels is not None:
+        least = SUPPORT * pair.after.voxels[columns[0]]
+        return 'new' if pair.marked_voxels[columns[0]] > least else 'unconfirmed'
     if not columns.size and pair.swallowed[rows].any():
         return 'unconfirmed'
     if not columns.size and pair.gone is not None:
@@ -380,20 +394,3 @@ def _new_part_mm3(
         if pair.marked[grown].mean() <= SUPPORT:
             return 0.0
     return float(grown_mm3)
-
-
-def _paint(
-    pair: LinkedVisits, groups: list[Group], kinds: list[str], shape: tuple[int, ...]
-) -> np.ndarray:
-    """Return the image of classes."""
-    earlier = np.zeros(pair.before.labels.size + 1, np.uint8)
-    later = np.zeros(pair.after.labels.size + 1, np.uint8)
-    for group, kind in zip(groups, kinds, strict=True):
-        later[group.columns + 1] = CLASSES[kind]
-        if not group.columns.size:
-            earlier[group.rows + 1] = CLASSES[kind]
-    painted = later[pair.after.numbers]
-    painted = np.where(painted > 0, painted, earlier[pair.before.numbers])
-    whole = np.zeros(shape, np.uint8)
-    whole[pair.box] = painted[(slice(REACH_VOXELS, -REACH_VOXELS),) * len(shape)]
-    return whole

@@ -9,15 +9,17 @@ voxels across may miss itself where registration is off by a voxel: two of them 
 smaller one grown no fewer voxels. Lesions that already have a link are not grown, so that a new
 lesion beside an old one stays new.
 
-A lesion that a detector of new lesions marked has no links where all that was there before covers
-less than `LEAST_OVERLAP` of it: a large new lesion swallows specks that the earlier mask held, and
-touches others.
+A lesion more than half of which (`SUPPORT`) a detector of new lesions marked has no links where all
+that was there before covers less than `LEAST_OVERLAP` of it: a large new lesion swallows specks that
+the earlier mask held, and touches others. Nor has it any, up to half of it covered, where other later
+lesions share more with those old ones: it lies beside what they have become.
 
 Identifiers stay with a lesion from visit to visit. Of lesions that merge, the largest passes its
 identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
 get new ones. In a group of several lesions at both visits those that share most stay one lesion.
-Identifiers that ended never come back: a lesion that resolves and is seen again at the same place
-two visits later is a new lesion with a new identifier (`msapp.lesions.tracks`).
+Identifiers that ended do not come back: a lesion that resolves and is seen again at the same place
+two visits later is a new lesion with a new identifier. Only those of lesions that merged do where
+they part again (`msapp.lesions.tracks`).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from scipy import ndimage
 from scipy.sparse import csgraph
 
 from msapp.errors import InputError
+from msapp.lesions.instances import label_instances
 
 # Share of the smaller lesion that both must have in common. A tenth makes a lesion found in
 # animaSegPerfAnalyzer (MSSEG 2016) and in ivadomed.
@@ -82,8 +85,8 @@ class LinkedVisits(NamedTuple):
         Voxels of each lesion that the other visit shows.
     marked, gone : ndarray of bool, or None
         What a detector marked as new, and as gone, cropped as the lesions are.
-    marked_voxels : (M,) ndarray of int, or None
-        Voxels of each later lesion that it marked as new.
+    marked_voxels, fresh_voxels : (M,) ndarray of int, or None
+        Voxels of each later lesion that it marked as new; those of them that were no lesion before.
     voxel_mm3 : float
     """
 
@@ -98,6 +101,7 @@ class LinkedVisits(NamedTuple):
     marked: np.ndarray | None
     gone: np.ndarray | None
     marked_voxels: np.ndarray | None
+    fresh_voxels: np.ndarray | None
     voxel_mm3: float
 
 
@@ -177,14 +181,18 @@ def link_visits(
         None if mask is None else np.pad(mask[box].astype(bool), REACH_VOXELS)
         for mask in (new, gone)
     )
-    marked_voxels = None if new is None else _count_inside(after, new[box])
-    if marked_voxels is not None:
+    marked_voxels = fresh_voxels = None
+    if new is not None:
+        marked_voxels = _count_inside(after, new[box])
+        fresh_voxels = _count_inside(after, new[box].astype(bool) & (earlier[box] == 0))
         covered = shared.sum(axis=0)
-        little = links.any(axis=0) & (covered < LEAST_OVERLAP * after.voxels)
-        fresh = little & (marked_voxels > SUPPORT * after.voxels)
-        inside = shared[:, fresh].sum(axis=1) > SUPPORT * before.voxels
-        swallowed = inside & ~links[:, ~fresh].any(axis=1)
-        links[:, fresh] = False
+        kin = np.where(links, shared, -1)
+        heir = (links & (kin == kin.max(axis=1, keepdims=True, initial=-1))).any(axis=0)
+        little = covered < np.where(heir, LEAST_OVERLAP, SUPPORT) * after.voxels
+        apart = links.any(axis=0) & little & (marked_voxels > SUPPORT * after.voxels)
+        inside = shared[:, apart].sum(axis=1) > SUPPORT * before.voxels
+        swallowed = inside & ~links[:, ~apart].any(axis=1)
+        links[:, apart] = False
     visible_before, visible_after = (
         lesions.voxels if seen is None else _count_inside(lesions, seen[other][box])
         for lesions, other in ((before, 1), (after, 0))
@@ -206,6 +214,7 @@ def link_visits(
         marked,
         left,
         marked_voxels,
+        fresh_voxels,
         voxel_mm3,
     )
 
@@ -323,3 +332,57 @@ def _match(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> dict[in
         if column not in chosen and row not in chosen.values():
             chosen[column] = row
     return chosen
+
+
+def paint_groups(
+    pair: LinkedVisits, groups: Sequence[Group], codes: Sequence[int], shape: tuple[int, ...]
+) -> np.ndarray:
+    """Return an image of one code a group: its later lesions, or the earlier ones without any.
+
+    Parameters
+    ----------
+    pair : LinkedVisits
+    groups, codes
+        Each group, and its code from 1 to 255.
+    shape : tuple of int
+        Of the images that were linked.
+
+    Returns
+    -------
+    (I, J, K) ndarray of uint8
+        0 outside; later lesions cover earlier ones.
+    """
+    earlier = np.zeros(pair.before.labels.size + 1, np.uint8)
+    later = np.zeros(pair.after.labels.size + 1, np.uint8)
+    for group, code in zip(groups, codes, strict=True):
+        later[group.columns + 1] = code
+        if not group.columns.size:
+            earlier[group.rows + 1] = code
+    painted = later[pair.after.numbers]
+    painted = np.where(painted > 0, painted, earlier[pair.before.numbers])
+    whole = np.zeros(shape, np.uint8)
+    whole[pair.box] = painted[(slice(REACH_VOXELS, -REACH_VOXELS),) * len(shape)]
+    return whole
+
+
+def measure_outside(new: np.ndarray, later: np.ndarray, voxel_mm3: float) -> tuple[float, ...]:
+    """Return the volumes of marked places of which hardly anything is in a later lesion, mm3.
+
+    Parameters
+    ----------
+    new : (I, J, K) ndarray of bool
+        What a detector marked as new; each place is connected by faces.
+    later : (I, J, K) ndarray of int
+        Lesion instances.
+    voxel_mm3 : float
+
+    Returns
+    -------
+    tuple of float
+        Of places of which less than `LEAST_OVERLAP` is in lesions, largest first.
+    """
+    places = label_instances(new, voxel_mm3)
+    voxels = np.bincount(places.ravel())
+    inside = np.bincount(places[later > 0], minlength=voxels.size)
+    outside = voxels[1:][inside[1:] < LEAST_OVERLAP * voxels[1:]]
+    return tuple((outside * voxel_mm3).tolist())

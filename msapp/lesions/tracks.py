@@ -1,10 +1,15 @@
-"""Lesions followed over all visits of a participant: one identifier each, from visit to visit."""
+"""Lesions followed over all visits of a participant: one identifier each, from visit to visit.
+
+Neighbours that touch at one visit and not at the next, by a voxel often, merge and split. The parts
+of a lesion that had merged take back the identifiers of the lesions at whose places they lie. What
+merged is remembered as it was just before.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +17,7 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.lesions.change import MM3_PER_ML, Change, Comparison, compare_visits
-from msapp.lesions.matching import check_maps, number_by_size
+from msapp.lesions.matching import LEAST_OVERLAP, check_maps, number_by_size
 
 # The columns of the table of tracks, each with its meaning and unit.
 TRACK_COLUMNS = {
@@ -35,7 +40,8 @@ class Tracks:
     ----------
     table : pandas.DataFrame
         One line a lesion and visit with the columns `TRACK_COLUMNS`, and one for the visit by
-        which a lesion has ended, with label and volume 0. By identifier, then visit.
+        which a lesion has ended, with label and volume 0. By identifier, then visit. One that had
+        ended in another and parts from it again goes on.
     comparisons : list of Comparison
         Of each two visits that follow each other, with the same identifiers.
     """
@@ -92,6 +98,7 @@ def track_lesions(
     ]
     comparisons = []
     used = len(known)
+    merged: dict[int, _Merged] = {}
     for visit, (appeared, vanished, gap) in enumerate(zip(came, went, gaps, strict=True), start=1):
         found = compare_visits(
             visits[visit - 1],
@@ -104,6 +111,11 @@ def track_lesions(
             identifiers=known,
             next_identifier=used + 1,
         )
+        changes = [_part_again(change, merged, visits[visit]) for change in found.changes]
+        changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
+        found = replace(found, changes=changes)
+        for change in changes:
+            merged |= _merge(change, visits[visit - 1])
         known = {
             label: name
             for change in found.changes
@@ -123,6 +135,69 @@ def _one_each(name: str, entries: Sequence[Any] | None, default: Any, visits: in
             f'{name} has {len(found)} entries for {visits} visits; {visits - 1} are needed.'
         )
     return found
+
+
+@dataclass(frozen=True)
+class _Merged:
+    """A lesion before it merged: what it ended in (or itself) and its voxels, flat indices."""
+
+    into: int
+    voxels: np.ndarray
+
+
+def _merge(change: Change, earlier: np.ndarray) -> dict[int, _Merged]:
+    """Return the lesions of a change that merged, as they were, by their identifiers."""
+    heirs = set(change.merged_into) - {None}
+    return {
+        name: _Merged(into or name, np.flatnonzero(earlier == label))
+        for name, label, into in zip(
+            change.identifiers_before, change.labels_before, change.merged_into, strict=True
+        )
+        if into is not None or name in heirs
+    }
+
+
+def _part_again(change: Change, merged: dict[int, _Merged], later: np.ndarray) -> Change:
+    """Give the parts of a lesion that had merged the identifiers of what they were before.
+
+    Those are in ``merged`` as lesions of their own from then on.
+    """
+    if len(change.labels_before) != 1 or len(change.labels_after) < 2:
+        return change
+    (whole,) = change.identifiers_before
+    members = [name for name in merged if name != whole and _ended_in(merged, name) == whole]
+    if not members:
+        return change
+    sizes = np.bincount(later.ravel())
+    overlaps: dict[tuple[int, int], float] = {}
+    for name in (whole, *members):
+        voxels = merged[name].voxels
+        shared = np.bincount(later.ravel()[voxels], minlength=sizes.size)
+        for label in change.labels_after:
+            if shared[label] >= LEAST_OVERLAP * min(voxels.size, sizes[label]) > 0:
+                overlaps[name, label] = 2 * shared[label] / (voxels.size + sizes[label])
+    # The lesion itself goes on in any case; the others in the order of how well they fit.
+    names: dict[int, int] = {}
+    best = sorted(overlaps, key=lambda pair: (pair[0] != whole, -overlaps[pair]))
+    for name, label in best:
+        if label not in names and name not in names.values():
+            names[label] = name
+    if whole not in names.values():
+        return change
+    for name in names.values():
+        merged[name] = replace(merged[name], into=name)
+    given = dict(zip(change.labels_after, change.identifiers_after, strict=True))
+    spare = (name for name in change.identifiers_after if name != whole)
+    after = tuple(names.get(label) or next(spare) for label in given)
+    parents = tuple(None if name == whole else whole for name in after)
+    return replace(change, identifiers_after=after, parents=parents)
+
+
+def _ended_in(merged: dict[int, _Merged], name: int) -> int:
+    """Return the lesion that one which merged is in by now."""
+    while name in merged and merged[name].into != name:
+        name = merged[name].into
+    return name
 
 
 def _track(change: Change, visit: int) -> Iterator[dict[str, Any]]:

@@ -7,17 +7,17 @@ there: after a failure it says what was not made.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from msapp.imaging.brain import PLAIN_SIMILARITY
-from msapp.lesions.dissemination import HEADING
-from msapp.reports.html import trusted, write_page
-from msapp.reports.views import FigureView, Files, TableView, either, if_made, present
+from msapp.lesions.dissemination import HEADING, NOT_MEASURED
+from msapp.reports.doubts import find_doubts
+from msapp.reports.html import write_page
+from msapp.reports.views import FigureView, Files, TableView, common_note, either, if_made, present
 from msapp.stats.change_columns import (
     CANDIDATES,
     CHANGES,
@@ -47,10 +47,18 @@ _FIRST = (
     'shrunken_lesion_change_ml',
     'resolved_lesion_count',
     'resolved_lesion_volume_ml',
+    'merged_lesion_count',
+    'merged_lesion_change_ml',
+    'split_lesion_count',
+    'split_lesion_change_ml',
+    'stable_lesion_count',
+    'stable_lesion_change_ml',
     'unconfirmed_lesion_count',
     'unconfirmed_lesion_volume_ml',
     'detected_new_count',
     'detected_new_volume_ml',
+    'detected_outside_count',
+    'detected_outside_volume_ml',
     'candidate_count',
     'candidate_volume_ml',
     'brain_volume_ml',
@@ -67,8 +75,6 @@ SELF_CHECK_COLUMNS = tuple(name for name in SELF_CHECK if name not in (*_HIDDEN_
 CANDIDATE_COLUMNS = tuple(
     name for name in CANDIDATES if name not in _HIDDEN_OF_PAIR and not name.startswith('patch_')
 )
-# Two voxels; real pairs had 0.1 to 0.5 mm (n = 3).
-MOST_MOTION_MM = 2.0
 # What a reader asks of lesions first; stable ones are folded away.
 KINDS_IN_ORDER = ('new', 'resolved', 'enlarged', 'shrunken', 'split', 'merged', 'unconfirmed')
 
@@ -88,7 +94,7 @@ class VisitSection:
 
 @dataclass(frozen=True)
 class ParticipantReport:
-    """Everything in a report that is not on disk; ``methods_html`` is embedded as it is.
+    """Everything in a report that is not on disk.
 
     ``followed`` tells whether this run followed lesions over visits; what another one left behind
     is not shown.
@@ -99,7 +105,7 @@ class ParticipantReport:
     errors: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     change_cautions: tuple[str, ...] = ()
-    methods_html: str = ''
+    methods: str = ''
     versions: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
     followed: bool = True
@@ -119,11 +125,12 @@ class ChangesView:
 
 @dataclass(frozen=True)
 class CourseView:
-    """All visits together; ``heading`` goes wherever the table goes."""
+    """All visits together; ``heading`` goes with the table, ``obstacle`` stands for its notes."""
 
     timeline: FigureView | None
     heading: str
     dissemination: TableView
+    obstacle: str | None
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ class DetectedView:
 
 @dataclass(frozen=True)
 class PairView:
-    """A visit and the one before."""
+    """A visit and the one before that it was compared with."""
 
     since: str
     flicker: tuple[FigureView, FigureView]
@@ -181,6 +188,7 @@ def _contrasts(section: VisitSection) -> tuple[str, list[str]]:
 
 
 def _pair(files: Files, since: str, summary: Mapping[str, Any] | None) -> PairView:
+    table = files.table('candidates', CANDIDATES, CANDIDATE_COLUMNS)
     return PairView(
         since=since,
         flicker=(
@@ -188,11 +196,11 @@ def _pair(files: Files, since: str, summary: Mapping[str, Any] | None) -> PairVi
             files.figure('after', 'FLAIR', 'After'),
         ),
         figures=(
-            files.figure('candidates', 'FLAIR', 'The largest candidates'),
+            files.panel('candidates', 'The largest candidates', len(table.rows)),
             files.figure('visits', 'FLAIR', f'Alignment with {since}'),
         ),
         mosaic=files.figure('candidatemosaic', 'FLAIR', 'All candidates'),
-        table=files.table('candidates', CANDIDATES, CANDIDATE_COLUMNS),
+        table=table,
         detected=_detected(files, summary),
     )
 
@@ -202,6 +210,7 @@ def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView |
     model = (summary or {}).get('detected_new_model')
     if not isinstance(model, str):
         return None
+    table = files.table('newlesions', NEW_LESIONS, NEW_LESION_COLUMNS)
     check = files.table('selfcheck', SELF_CHECK, SELF_CHECK_COLUMNS)
     painted = files.figure('selfcheck', 'FLAIR', 'Painted lesions')
     # An earlier run may have checked another network, or another pair.
@@ -212,10 +221,10 @@ def _detected(files: Files, summary: Mapping[str, Any] | None) -> DetectedView |
     return DetectedView(
         model=model,
         figures=(
-            files.figure('detected', 'FLAIR', 'The largest new or enlarged places'),
+            files.panel('detected', 'New or enlarged places, before and now', len(table.rows)),
             files.figure('detectedmosaic', 'FLAIR', 'All new or enlarged places'),
         ),
-        table=files.table('newlesions', NEW_LESIONS, NEW_LESION_COLUMNS),
+        table=table,
         check=check if checked else None,
         painted=painted if checked else None,
     )
@@ -240,7 +249,7 @@ def _changes(files: Files, summary: Mapping[str, Any] | None) -> ChangesView | N
     return ChangesView(
         since=since,
         counts=counts,
-        panel=files.figure('newlesions', 'FLAIR', 'New lesions, before and now'),
+        panel=files.panel('newlesions', 'New lesions, before and now', found['new']),
         map=files.figure('changemap', 'FLAIR', 'What became of each lesion'),
         table=replace(table, rows=tuple(events)),
         stable=replace(table, rows=stable),
@@ -255,11 +264,14 @@ def _course(output_dir: Path, participant: str, visits: Sequence[VisitView]) -> 
     compared = any(visit.changes for visit in visits)
     if not compared and not table.rows:
         return None
-    return CourseView(timeline if compared else None, HEADING, table)
+    obstacle = common_note(table, NOT_MEASURED)
+    if obstacle:
+        table = replace(table, names=tuple(name for name in table.names if name != 'note'))
+    return CourseView(timeline if compared else None, HEADING, table, obstacle)
 
 
 def _since(summary: Mapping[str, Any] | None, previous: VisitView | None) -> str | None:
-    """Name of the visit before: from the table; without one, from the order of the visits."""
+    """Name of the visit compared with: from the table; without one, the last before with FLAIR."""
     value = (summary or {}).get('since_session')
     if isinstance(value, str) and value:
         return value
@@ -319,30 +331,6 @@ def _verdict(report: ParticipantReport, visits: Sequence[VisitView]) -> tuple[st
     return 'good', 'Complete, without a warning. Check the figures before using the numbers.'
 
 
-def _doubts(visits: Sequence[VisitView]) -> Iterator[str]:
-    """Give a warning for each measure that a wrong result is likely to have."""
-    for visit in visits:
-        summary = visit.summary or {}
-        alignment, moved = summary.get('mni_alignment'), summary.get('visit_motion_mm')
-        if alignment is not None and alignment < PLAIN_SIMILARITY:
-            yield (
-                f'{visit.name}: its match with the MNI template is weak ({alignment:.4f}; right '
-                f'ones have {PLAIN_SIMILARITY} and more). Look at the brain mask: where it is '
-                'wrong, volumes and places are.'
-            )
-        if isinstance(left_out := summary.get('lesion_contrasts_left_out'), str):
-            yield (
-                f'{visit.name}: lesions were found without {left_out}, whose field of view does '
-                'not hold the whole brain.'
-            )
-        if moved is not None and moved > MOST_MOTION_MM:
-            yield (
-                f'{visit.name}: after the rigid alignment {moved:.1f} mm are left between it and '
-                f'the visit before (above {MOST_MOTION_MM:g} mm). Look at both visits side by '
-                'side: where they do not match, changes are wrong.'
-            )
-
-
 def _count(number: int, noun: str) -> str:
     return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
@@ -365,10 +353,12 @@ def write_participant_report(output_dir: Path, report: ParticipantReport) -> Pat
     participant = _bids(report.participant, 'sub')
     visits: list[VisitView] = []
     for number, section in enumerate(report.visits, start=1):
-        previous = visits[-1] if visits else None
+        with_flair = [view for view in visits if _contrasts(view.section)[0] == 'FLAIR']
+        previous = with_flair[-1] if with_flair else None
         view = _visit(output_dir, participant, number, section, previous, followed=report.followed)
         visits.append(view)
-    report = replace(report, warnings=(*report.warnings, *_doubts(visits)))
+    doubts = find_doubts({visit.name: visit.summary or {} for visit in visits})
+    report = replace(report, warnings=(*report.warnings, *doubts))
     state, sentence = _verdict(report, visits)
     return write_page(
         output_dir / f'{participant}.html',
@@ -381,5 +371,4 @@ def write_participant_report(output_dir: Path, report: ParticipantReport) -> Pat
         sentence=sentence,
         columns=VISITS,
         summary_rows=SUMMARY_ROWS,
-        methods=trusted(report.methods_html),
     )

@@ -64,7 +64,8 @@ CHANGES: dict[str, Column] = {
         'more than half of what stays and more than 12 mm^3: animaLesionEvolutionDetection, Anima',
     ),
     'marked_ml': column(
-        'Their volume at this visit that the network for new lesions marked; n/a without one.',
+        'Their volume at this visit that the network for new lesions marked and that was no '
+        'lesion at the visit before; n/a without one.',
         'mL',
         'label-new mask, instance images',
     ),
@@ -143,16 +144,29 @@ SELF_CHECK: dict[str, Column] = {
     ),
     'volume_mm3': column('Volume of each painted lesion.', 'mm^3', 'before it is imaged'),
     'injected_count': column(
-        'Number of lesions of this size painted into the later FLAIR.', 'count', '--self-check'
+        'Number of lesions of this size painted into the later FLAIR; fewer where there is no '
+        'room, or none.',
+        'count',
+        '--self-check',
     ),
     'recovered_count': column(
         'Number of them that the network for new lesions found.',
         'count',
         'at least a tenth of the volume marked',
     ),
-    'recovered_fraction': column('Recovered over painted lesions.', 'arbitrary', '0 to 1'),
+    'recovered_fraction': column(
+        'Recovered over painted lesions; n/a where none was painted.', 'arbitrary', '0 to 1'
+    ),
+    'half_marked_count': column(
+        'Number of painted lesions of which more than half was marked, as a segmented lesion '
+        'needs to count as new among the changes.',
+        'count',
+        'more than half of the volume marked',
+    ),
     'marked_fraction': column(
-        'Mean share of the volume of a painted lesion that was marked.', 'arbitrary', '0 to 1'
+        'Mean share of the volume of a painted lesion that was marked; n/a where none was painted.',
+        'arbitrary',
+        '0 to 1',
     ),
 }
 

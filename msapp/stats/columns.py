@@ -17,6 +17,7 @@ TEXT_COLUMNS = frozenset(
         'brain_extraction',
         'lesion_model',
         'lesion_model_sha256',
+        'lesion_contrasts',
         'lesion_contrasts_left_out',
         'detected_new_model',
         'detected_new_model_sha256',
@@ -123,8 +124,11 @@ _PLACES = {
 OUTCOMES = {
     'new': ('volume', 'Volume at this visit of lesions that are new'),
     'enlarged': ('change', 'Volume gained by lesions that are enlarged'),
+    'stable': ('change', 'Volume gained, or below 0 lost, by lesions that are stable'),
     'shrunken': ('change', 'Volume lost, as a number below 0, by lesions that are shrunken'),
     'resolved': ('volume', 'Volume at the visit before of lesions that are resolved'),
+    'merged': ('change', 'Volume gained, or below 0 lost, by lesions that merged'),
+    'split': ('change', 'Volume gained, or below 0 lost, by lesions that split'),
     'unconfirmed': (
         'volume',
         'Volume of lesions that one of the two visits shows without support, or grown from a speck',
@@ -163,6 +167,11 @@ VISITS: dict[str, Column] = {
         'First 12 digits of the SHA-256 of its weights, which two models of one name do not share; '
         'n/a for the threshold.',
         source='--lesion-model',
+    ),
+    'lesion_contrasts': column(
+        'Contrasts that lesions were found from, separated by commas: those that all visits of the '
+        'participant with FLAIR have, of those that the model takes.',
+        source='images that the model was given',
     ),
     'lesion_contrasts_left_out': column(
         'Contrasts that the model takes and that were not given to it, for they do not show the '
@@ -231,15 +240,28 @@ VISITS: dict[str, Column] = {
     ),
     **{name: entry for kind in OUTCOMES for name, entry in _outcome(kind).items()},
     'grown_lesion_count': column(
-        'Number of lesions of both visits, of any class (merged and stable too), within which the '
-        'network for new lesions marked tissue; n/a without one.',
+        'Number of lesions, of any class but new (merged, stable and unconfirmed too), within '
+        'which the network for new lesions marked at least 6 mm^3 that were no lesion before; n/a '
+        'without one.',
         'count',
         'column marked_ml of the changes',
     ),
     'grown_lesion_volume_ml': column(
-        'Volume of that tissue. It is part of no other number here but detected_new_volume_ml.',
+        'Volume of that tissue. Part of it may be in the change of lesions that are enlarged, '
+        'stable, merged or split, and in the volume of those that are unconfirmed.',
         'mL',
         'column marked_ml of the changes',
+    ),
+    'detected_outside_count': column(
+        'Number of places that the network for new lesions marked and that are no lesion of this '
+        'visit (less than a tenth of them): in no other number here but detected_new_count.',
+        'count',
+        'mask of new lesions and lesion instances, individual space',
+    ),
+    'detected_outside_volume_ml': column(
+        'Volume of these places.',
+        'mL',
+        'mask of new lesions and lesion instances, individual space',
     ),
     'candidate_count': column(
         'Number of candidate new or enlarged lesions since the visit before (not confirmed).',

@@ -244,8 +244,11 @@ def _counts(name: str, table: pd.DataFrame) -> dict[str, int]:
 
 def _mixed_methods(visits: pd.DataFrame) -> Iterator[str]:
     """Name the models and ways, where visits of one group are not of the same."""
+    detectors = visits['detected_new_model']
+    without = detectors.isna() & visits['new_lesion_count'].notna()
+    judged = visits.assign(detected_new_model=detectors.mask(without, 'two masks alone'))
     for measure in ('brain_extraction', 'lesion_model', 'detected_new_model'):
-        named = visits.dropna(subset=[measure])[measure]
+        named = judged[measure].dropna()
         if (digits := f'{measure}_sha256') in visits:
             named = (named + ' ' + visits[digits].reindex(named.index).fillna('')).str.strip()
         counts = named.value_counts()

@@ -193,7 +193,9 @@ def became(share: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
     return torch.where((share > LESION_SHARE) & (before <= LESION_SHARE), share, 0.0)
 
 
-def drop_unseen(lesions: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
+def drop_unseen(
+    lesions: torch.Tensor, change: torch.Tensor, *, least_voxels: int = 1
+) -> torch.Tensor:
     """Return the lesions that an image shows; readers would not mark the others.
 
     Parameters
@@ -201,6 +203,8 @@ def drop_unseen(lesions: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
     lesions : (I, J, K) tensor of bool
     change : (I, J, K) tensor of float32
         What they add to the image, relative to white matter.
+    least_voxels : int
+        Smaller components are left out, too.
 
     Returns
     -------
@@ -211,6 +215,7 @@ def drop_unseen(lesions: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         return lesions
     labels, count = ndimage.label(lesions.cpu().numpy())
     seen = ndimage.mean(change.cpu().numpy(), labels, np.arange(count + 1)) >= SEEN
+    seen &= np.bincount(labels.ravel()) >= least_voxels
     seen[0] = False
     return torch.from_numpy(seen[labels]).to(lesions.device)
 

@@ -195,9 +195,12 @@ class HeadGenerator:
             return torch.zeros(tissues.shape, device=self.device)
         volume = torch.from_numpy(load).to(self.device).float()
         voxels = warp.to_voxels(points, np.linalg.inv(head.to_mni) @ BANK_AFFINE)
-        share = warp.sample_share(volume, voxels)
+        return warp.sample_share(volume, voxels) * self._holds(tissues)
+
+    def _holds(self, tissues: torch.Tensor) -> torch.Tensor:
+        """Return how much of what is laid into each voxel may be lesion, 0 to 1."""
         holds = appearance.may_hold_lesions(tissues)
-        return share * (holds * (holds >= HALF) if self.settings.as_seen else holds)
+        return holds * (holds >= HALF) if self.settings.as_seen else holds
 
     def _present(self, rng: np.random.Generator) -> np.ndarray:
         present = rng.random(len(self.settings.channels)) >= self.settings.missing

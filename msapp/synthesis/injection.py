@@ -11,6 +11,7 @@ import numpy as np
 from msapp.imaging import geometry
 from msapp.imaging.distance import dilate_mm
 from msapp.imaging.intensity import CERTAIN_WHITE_MATTER
+from msapp.lesions.matching import SUPPORT
 from msapp.synthesis.artefacts import acquire
 from msapp.synthesis.lesions import (
     choose_sites,
@@ -29,7 +30,8 @@ IRREGULARITY = 0.2
 BRIGHT = 1.15
 # Distance of a painted lesion to what the detector found before any was painted, mm.
 CLEAR_MM = 5.0
-# Share of a lesion's volume that must be marked (Anima: animaSegPerfAnalyzer).
+# Share of a lesion's volume that must be marked (Anima: animaSegPerfAnalyzer). Among the changes a
+# lesion needs more (`SUPPORT`) to be new.
 LEAST_MARKED = 0.1
 
 
@@ -44,11 +46,14 @@ class Injection:
         Number of each lesion, 0 elsewhere.
     diameters_mm : tuple of float
         Of a sphere of the volume of lesion 1, 2, ...
+    wanted_mm : tuple of float
+        Diameters that were to be painted; for some there may have been no room.
     """
 
     image: np.ndarray
     labels: np.ndarray
     diameters_mm: tuple[float, ...]
+    wanted_mm: tuple[float, ...]
 
     def examples(self) -> np.ndarray:
         """Return the labels of one lesion of each size alone."""
@@ -125,10 +130,11 @@ def inject_lesions(
         nib.Nifti1Image(labels, affine),
         to_scan,
     )
-    return Injection((visits[1] + back).astype(np.float32), labels, tuple(painted))
+    image = (visits[1] + back).astype(np.float32)
+    return Injection(image, labels, tuple(painted), tuple(diameters_mm))
 
 
-def count_recovered(injection: Injection, found: np.ndarray) -> list[dict[str, float]]:
+def count_recovered(injection: Injection, found: np.ndarray) -> list[dict[str, float | None]]:
     """Count the painted lesions that a detector found, by size.
 
     Parameters
@@ -141,26 +147,28 @@ def count_recovered(injection: Injection, found: np.ndarray) -> list[dict[str, f
     -------
     list of dict
         One row a size, smallest first: ``diameter_mm``, ``volume_mm3``, ``injected_count``,
-        ``recovered_count``, ``recovered_fraction``, ``marked_fraction`` (mean share of the
-        volume that was marked).
+        ``recovered_count``, ``recovered_fraction``, ``half_marked_count`` (more than half of whose
+        volume was marked), ``marked_fraction`` (mean share of the volume that was marked). Both
+        fractions are None for a size without room.
     """
     count = len(injection.diameters_mm)
     voxels = np.bincount(injection.labels.ravel(), minlength=count + 1)[1:]
     marked = np.bincount(injection.labels[found], minlength=count + 1)[1:]
     share = marked / np.maximum(voxels, 1)
     sizes = np.array(injection.diameters_mm)
-    rows: list[dict[str, float]] = []
-    for size in sorted(set(injection.diameters_mm)):
+    rows: list[dict[str, float | None]] = []
+    for size in sorted(set(injection.wanted_mm)):
         of_size = share[sizes == size]
-        recovered = int((of_size >= LEAST_MARKED).sum())
+        painted, recovered = len(of_size), int((of_size >= LEAST_MARKED).sum())
         rows.append(
             {
                 'diameter_mm': size,
                 'volume_mm3': sphere_volume_mm3(size),
-                'injected_count': len(of_size),
+                'injected_count': painted,
                 'recovered_count': recovered,
-                'recovered_fraction': recovered / len(of_size),
-                'marked_fraction': float(of_size.mean()),
+                'recovered_fraction': recovered / painted if painted else None,
+                'half_marked_count': int((of_size > SUPPORT).sum()),
+                'marked_fraction': float(of_size.mean()) if painted else None,
             }
         )
     return rows

@@ -27,6 +27,7 @@ from msapp.synthesis.change import (
     change_lesions,
     draw_new,
     drop_unseen,
+    strengthen_small,
     voxels_of,
 )
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
@@ -43,13 +44,17 @@ OTHER_CONTRAST, FLUCTUATION = 0.25, 0.12
 # What readers mark is seen: no part of a lesion is dimmer, relative to its mean.
 DIMMEST = 0.6
 FLUCTUATION_MM, FLOW_MM, BEND_MM = 10.0, 12.0, 25.0
+# Where increases are such that readers mark them (`as_seen`), none is smaller.
+LEAST_INCREASE_MM3 = 3.0
 
 
 @dataclass(frozen=True)
 class PairSettings(ChangeSettings, GeneratorSettings):
     """What is drawn of two visits.
 
-    `GeneratorSettings` tells what a visit is like, `ChangeSettings` what becomes of lesions.
+    `GeneratorSettings` tells what a visit is like, `ChangeSettings` what becomes of lesions. With
+    ``as_seen`` small lesions are painted stronger, as there, and no increase is smaller than
+    `LEAST_INCREASE_MM3`.
 
     Attributes
     ----------
@@ -199,7 +204,7 @@ class PairGenerator(HeadGenerator):
         corner = torch.tensor([float(side.start) for side in box], device=self.device)
         corner = corner[:, None, None, None]
         old = self._volume(load[box])
-        holds, held = appearance.may_hold_lesions(now), appearance.may_hold_lesions(then)
+        holds, held = self._holds(now), self._holds(then)
         before = warp.sample_share(old, on_bank - corner) * holds
         before_then = warp.sample_share(old, then_on_bank - corner) * held
         after = before
@@ -250,7 +255,10 @@ class PairGenerator(HeadGenerator):
             )
             for tissues, lesions in (then, now)
         ]
-        scenes[0] = replace(scenes[0], fold=scenes[1].fold, strength=scenes[1].strength)
+        strength = scenes[1].strength
+        if self.settings.as_seen:
+            strength = strength * strengthen_small(torch.maximum(then[1], now[1]), mm)
+        scenes = [replace(scene, fold=scenes[1].fold, strength=strength) for scene in scenes]
         shown = self._shown(scenes[1].zones, rng)
         shown = torch.ones_like(increase) if shown is None else shown
         scenes, scanners = [_vary(scene, rng) for scene in scenes], self._scanners(rng)
@@ -263,7 +271,9 @@ class PairGenerator(HeadGenerator):
             return torch.stack(images), shown
         bright = increase * scenes[1].strength * scanners[1].lesions.flair[0]
         added = image_slices(bright, mm, scanners[1], offsets[1], lambda stack: stack)
-        return torch.stack(images), shown * drop_unseen(increase > 0, added)
+        least = round(LEAST_INCREASE_MM3 / mm**3) if self.settings.as_seen else 1
+        seen = drop_unseen(increase > 0, added, least_voxels=least)
+        return torch.stack(images), shown * seen
 
     def _scanners(self, rng: np.random.Generator) -> tuple[Scanner, Scanner]:
         contrast = rng.uniform(*self.settings.lesions.flair)

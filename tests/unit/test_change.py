@@ -249,8 +249,28 @@ class TestDetector:
             assert kinds(lesion, lesion, new=mask) == ['stable']
             assert kinds(lesion, EMPTY, new=mask) == ['resolved']
 
-    def test_what_it_marks_outside_all_lesions_is_passed_over(self):
-        assert kinds(EMPTY, EMPTY, new=np.ones(SHAPE, bool)) == []
+    def test_what_it_marks_outside_all_lesions_is_told_apart(self):
+        place, lesion = rods((4, 10)) > 0, rods((20, 30))
+        found = compare_visits(EMPTY, lesion, 1.0, new=place | (lesion > 0))
+        assert [change.kind for change in found.changes] == ['new']
+        measures = found.measures()
+        assert measures['detected_outside_count'] == 1
+        assert measures['detected_outside_volume_ml'] == pytest.approx(place.sum() / 1000)
+        # A tenth of it in a lesion is enough.
+        inside = compare_visits(EMPTY, rods((19, 30)), 1.0, new=rods((10, 20)) > 0).measures()
+        assert inside['detected_outside_count'] == 0
+        assert 'detected_outside_count' not in compare_visits(EMPTY, lesion, 1.0).measures()
+
+    @pytest.mark.parametrize(('marked', 'kind'), [(True, 'new'), (False, 'split')])
+    def test_a_marked_lesion_beside_what_an_old_one_became_is_new(self, marked, kind):
+        """A seventh of it lies where the old one ended; the old one has another heir."""
+        before, after = rods((4, 16)), rods((4, 14), (15, 22))
+        mask = after == 2 if marked else EMPTY > 0
+        found = compare_visits(before, after, 1.0, new=mask)
+        assert kind in [change.kind for change in found.changes]
+        assert found.measures()['new_lesion_count'] == int(marked)
+        if marked:
+            assert sorted(change.kind for change in found.changes) == ['new', 'stable']
 
 
 class TestIdentifiers:
@@ -388,15 +408,38 @@ class TestTracks:
 
     def test_merging_then_splitting(self):
         two, one = rods((4, 10), (12, 15)), rods((4, 15))
-        tracks = track_lesions([two, one, two], 1.0)
-        assert lines(tracks, 1) == [(0, 1, 'first'), (1, 1, 'merged'), (2, 1, 'split')]
-        assert lines(tracks, 2) == [(0, 2, 'first'), (1, 0, 'merged into')]
-        assert lines(tracks, 3) == [(2, 2, 'split')]
+        tracks = track_lesions([two, one, two, one, two], 1.0)
+        classes = ['first', 'merged', 'split', 'merged', 'split']
+        assert lines(tracks, 1) == [(visit, 1, name) for visit, name in enumerate(classes)]
+        touching = [(1, 0, 'merged into'), (2, 2, 'split'), (3, 0, 'merged into'), (4, 2, 'split')]
+        assert lines(tracks, 2) == [(0, 2, 'first'), *touching]
+        assert set(tracks.table['identifier']) == {1, 2}
         table = tracks.table.set_index(['identifier', 'visit'])
         assert table.loc[(2, 1), 'merged_into'] == 1
         assert table.loc[(2, 1), 'volume_ml'] == 0
-        assert table.loc[(3, 2), 'parent'] == 1
-        assert table['parent'].notna().sum() == table['merged_into'].notna().sum() == 1
+        assert table.loc[(2, 2), 'parent'] == 1
+        assert table['parent'].notna().sum() == table['merged_into'].notna().sum() == 2
+
+    def test_three_that_merge_one_after_the_other_part_as_they_were(self):
+        three, two, one = rods((2, 8), (10, 16), (18, 26)), rods((2, 16), (18, 26)), rods((2, 26))
+        tracks = track_lesions([three, two, one, three, two, one, three], 1.0)
+        first, *_, last = (
+            tracks.table[tracks.table['visit'] == visit].set_index('identifier')['label']
+            for visit in range(7)
+        )
+        assert first.to_dict() == last.to_dict()
+        assert set(tracks.table['identifier']) == {1, 2, 3}
+
+    def test_the_place_tells_which_part_takes_an_identifier_back(self):
+        """The part at the place of the smaller lesion has become the larger one."""
+        tracks = track_lesions([rods((4, 10), (12, 15)), rods((4, 15)), rods((4, 8), (9, 15))], 1.0)
+        assert lines(tracks, 1)[-1] == (2, 2, 'split')
+        assert lines(tracks, 2)[-1] == (2, 1, 'split')
+
+    def test_a_part_that_was_none_before_is_another(self):
+        tracks = track_lesions([rods((4, 24)), rods((4, 12), (13, 24))], 1.0)
+        assert set(tracks.table['identifier']) == {1, 2}
+        assert lines(tracks, 2) == [(1, 2, 'split')]
 
     def test_a_speck_that_breaks_off_is_split_from_a_stable_lesion(self):
         after = rods((4, 12))
@@ -480,12 +523,29 @@ def test_new_tissue_in_old_lesions_is_counted_whatever_their_class():
     assert measures['grown_lesion_count'] == 1
     assert measures['grown_lesion_volume_ml'] == pytest.approx(volume_ml)
     assert measures['new_lesion_count'] == 0
+    # What was lesion before is no new tissue, and less than 6 mm3 is none.
+    for stays, mask in ((before, before > 0), (after, box((14, 15), (5, 10), (5, 6)) > 0)):
+        old = compare_visits(before, stays, 1.0, new=mask).measures()
+        assert (old['grown_lesion_count'], old['grown_lesion_volume_ml']) == (0, 0)
+    # Of a lesion that is unconfirmed, for it is marked in part, the part counts.
+    part = compare_visits(EMPTY, after, 1.0, new=marked).measures()
+    assert (part['unconfirmed_lesion_count'], part['grown_lesion_count']) == (1, 1)
+    assert part['grown_lesion_volume_ml'] == pytest.approx(volume_ml)
     none = compare_visits(before, before, 1.0, new=EMPTY > 0).measures()
     assert (none['grown_lesion_count'], none['grown_lesion_volume_ml']) == (0, 0)
     assert 'grown_lesion_count' not in compare_visits(before, after, 1.0).measures()
     fresh = compare_visits(EMPTY, after, 1.0, new=after > 0)
     assert fresh.measures()['grown_lesion_count'] == 0
     assert fresh.changes[0].marked_ml == fresh.changes[0].volume_after_ml
+
+
+def test_all_lesions_of_two_visits_are_counted_with_what_changed_in_all():
+    before, after = rods((2, 6), (7, 10), (20, 24)), rods((2, 10), (20, 26), (30, 38))
+    measures = compare_visits(before, after, 1.0).measures()
+    counts = {kind: measures[f'{kind}_lesion_count'] for kind in CLASSES}
+    assert {kind for kind, count in counts.items() if count} == {'merged', 'enlarged', 'new'}
+    told = sum(value for name, value in measures.items() if name.endswith('_ml'))
+    assert told == pytest.approx(((after > 0).sum() - (before > 0).sum()) / 1000)
 
 
 def test_what_a_visit_does_not_show_has_no_volume_there():

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
+from msapp.synthesis import generator
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.appearance import LesionSettings
+from msapp.synthesis.change import SEEN, STRENGTHENED, drop_unseen
 from msapp.synthesis.heads import NAMES, Head
 from msapp.synthesis.lesion_bank import LoadSettings
-from msapp.synthesis.pairs import PairGenerator, PairSettings, misplace
+from msapp.synthesis.pairs import PairGenerator, PairSettings, draw_rigid, misplace
 from msapp.synthesis.warp import WarpSettings
 
 STILL = WarpSettings(rotation_deg=0, scale=0, shear=0, elastic=())
@@ -116,6 +119,47 @@ def test_visits_are_aligned_unless_misregistered(head, bank):
     assert difference[1] > 1.5 * difference[0]
 
 
+def test_small_new_lesions_that_readers_mark_are_stronger(head, bank, monkeypatch):
+    """The bank's are larger than patients', so the limit is."""
+    limit_mm3 = 3000.0
+    monkeypatch.setattr('msapp.synthesis.change.AS_PAINTED_MM3', limit_mm3)
+    changes = {**ALONE, **IN_PLACE, 'same_scanner': 1.0}
+    found = []
+    for seed in range(4):
+        plain, seen = (draw(head, bank, seed, as_seen=how, **changes) for how in (False, True))
+        labels, count = ndimage.label((plain.after > 0).numpy(), np.ones((3, 3, 3)))
+        rises = [(pair.images[1] - pair.images[0]).numpy() for pair in (plain, seen)]
+        for number in range(1, count + 1):
+            lesion = labels == number
+            core = lesion & (plain.increase > 0.9).numpy()
+            if core.any() and not (lesion & (plain.before > 0).numpy()).any():
+                ratio = rises[1][core].mean() / rises[0][core].mean()
+                found.append((ratio, (limit_mm3 / lesion.sum()) ** STRENGTHENED))
+    assert max(stronger for _, stronger in found) > 1.2
+    for ratio, stronger in found:
+        assert ratio == pytest.approx(max(stronger, 1), rel=0.05)
+
+
+def test_specks_that_readers_do_not_mark_are_left_out():
+    lesions = torch.zeros(9, 5, 5, dtype=torch.bool)
+    lesions[1:3, 1, 1] = lesions[5:8, 1, 1] = lesions[1:8, 3, 3] = True
+    bright = torch.full(lesions.shape, 1.1 * SEEN)
+    bright[:, 3, 3] = 0.9 * SEEN
+    assert drop_unseen(lesions, bright).sum() == 5
+    kept = drop_unseen(lesions, bright, least_voxels=3)
+    assert kept.sum() == kept[5:8, 1, 1].sum() == 3
+
+
+def test_misregistration_turns_by_no_more_than_asked_about_each_axis():
+    settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, turn_deg=1.0)
+    rng = np.random.default_rng(0)
+    angles = [
+        Rotation.from_matrix(draw_rigid(rng, settings)[0]).as_euler('xyz', degrees=True)
+        for _ in range(50)
+    ]
+    assert 0.8 < np.abs(angles).max() <= 1.0 + 1e-6
+
+
 def test_misplaced_points_move_by_no_more_than_asked():
     settings = PairSettings(shape=(8, 8, 8), spacing_mm=1.0, turn_deg=0, bend_mm=0)
     points = torch.randn(3, 8, 8, 8)
@@ -126,6 +170,21 @@ def test_misplaced_points_move_by_no_more_than_asked():
     lengths = torch.stack([shift.norm(dim=0) for shift in shifts])
     assert lengths.max() <= 1.0 + 1e-4
     assert lengths.max() > 0.5
+
+
+def test_fluid_may_shine_at_one_visit_and_not_at_the_other(head, bank, monkeypatch):
+    monkeypatch.setattr(generator, 'OFF_CENTRE_MM', 0)
+    shape = (40, 40, 40)
+    radius = torch.from_numpy(np.linalg.norm(np.indices(shape) - 19.5, axis=0))
+    fluid = (radius < 5) | ((radius > 24.5) & (radius < 25.5))
+    changes = []
+    for seed in range(9):
+        same = {'unchanged': 1.0, 'same_scanner': 1.0, **IN_PLACE}
+        pair = draw(head, bank, seed, shape=shape, **same)
+        changes.append(float((pair.images[1] - pair.images[0])[fluid].abs().max()))
+    # The scanner's own signal differs by a few percent of a dark one.
+    assert min(changes) < 0.05
+    assert max(changes) > 0.2
 
 
 def test_one_scanner_keeps_its_slices_and_two_scanners_their_own(head, bank):

@@ -9,7 +9,7 @@ from msapp.lesions import dissemination
 from msapp.lesions.change import CHANGE_COLUMNS, Comparison
 from msapp.lesions.tracks import TRACK_COLUMNS
 from msapp.provenance import SUMMARY_COLUMNS
-from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION, TRACKS
+from msapp.stats.change_columns import CANDIDATES, CHANGES, DISSEMINATION, NEW_LESIONS, TRACKS
 from msapp.stats.columns import LESIONS, OUTCOMES, TEXT_COLUMNS, VISITS
 from msapp.stats.tables import (
     TABLES,
@@ -53,7 +53,7 @@ def test_the_tables_have_the_columns_that_comparisons_give():
     assert set(CHANGES) - set(CHANGE_COLUMNS) <= set(CANDIDATES)  # what names a row
     assert list(TRACKS) == ['participant_id', 'session_id', *TRACK_COLUMNS]
     assert list(DISSEMINATION) == ['participant_id', *dissemination.COLUMNS]
-    nothing = Comparison([], np.zeros((1, 1, 1), np.uint8), detected=True)
+    nothing = Comparison([], np.zeros((1, 1, 1), np.uint8), outside_mm3=())
     assert set(nothing.measures()) <= set(VISITS)
 
 
@@ -142,7 +142,7 @@ def test_a_group_holds_every_visit_and_no_candidates_is_fine(tmp_path):
 
 
 def test_changes_are_due_where_new_lesions_were_counted(tmp_path):
-    counts = {f'{kind}_lesion_count': 0 for kind in OUTCOMES}
+    counts = {f'{kind}_lesion_count': int(kind == 'stable') for kind in OUTCOMES}
     folder = visit_files(tmp_path, session='ses-2', lesions_since_session='ses-1', **counts)
     assert 'desc-changes_stats.tsv: the table is missing' in collect_group(tmp_path).problems[0]
     change = row(CHANGES, participant_id='sub-01', session_id='ses-2', kind='stable')
@@ -157,8 +157,10 @@ def test_a_visit_whose_tables_are_of_two_runs_is_left_out(tmp_path, wrong):
     visit_files(tmp_path)
     visit_files(tmp_path, participant='sub-02', lesion_count=2)
     counts = {f'{kind}_lesion_count': int(kind == wrong) for kind in OUTCOMES}
+    other = next(kind for kind in OUTCOMES if kind != wrong)
+    counts[f'{other}_lesion_count'] = 1
     folder = visit_files(tmp_path, participant='sub-03', lesion_count=1, **counts)
-    change = row(CHANGES, participant_id='sub-03', session_id='ses-1', kind='stable')
+    change = row(CHANGES, participant_id='sub-03', session_id='ses-1', kind=other)
     write_table(folder / 'sub-03_ses-1_desc-changes_stats.tsv', [change], CHANGES)
     tables = collect_group(tmp_path)
     assert tables.visits['participant_id'].tolist() == ['sub-01']
@@ -194,6 +196,24 @@ def test_visits_of_different_models_are_named(tmp_path, second, named):
         problem.removeprefix('lesion_model: not the same for all visits: ').split('. Their')[0]
         for problem in tables.problems
     ]
+
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_pairs_that_no_network_judged_are_named_beside_others(tmp_path, alone):
+    compared = dict.fromkeys((f'{kind}_lesion_count' for kind in OUTCOMES), 0)
+    judged = compared | {'detected_new_model': 'newlesions', 'detected_new_count': 0}
+    for session, values in (
+        ('ses-1', {}),
+        ('ses-2', judged),
+        ('ses-3', compared if alone else judged),
+    ):
+        folder = visit_files(tmp_path, session=session, **values)
+        for name, columns in (('changes', CHANGES), ('newlesions', NEW_LESIONS)):
+            write_table(folder / f'sub-01_{session}_desc-{name}_stats.tsv', [], columns)
+    problems = collect_group(tmp_path).problems
+    assert len(problems) == alone
+    for problem in problems:
+        assert 'newlesions (n = 1), two masks alone (n = 1). Their numbers cannot' in problem
 
 
 def test_different_ways_of_brain_extraction_are_named(tmp_path):
