@@ -19,6 +19,12 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
+# Steps, figures and outputs that there are for visits together alone.
+BETWEEN_VISITS = (
+    '^midpoint |_candidates |_new_?lesions |_self_?check |^changes |^all_|since|'
+    'draw_(?:flicker|visits|candidate|detected|newlesions|changemap|selfcheck)'
+)
+
 
 def run_msapp(arguments: list[str]) -> tuple[float, float, float]:
     """Run msapp; return wall s, CPU s of it and its workers, and peak proportional memory MB."""
@@ -54,10 +60,14 @@ def run_msapp(arguments: list[str]) -> tuple[float, float, float]:
     return wall_s, cpu_s, peak_mb[0]
 
 
-def steps(out: Path) -> pd.DataFrame:
-    """Read the first run's timings, added up by kind of step."""
+def read_steps(out: Path) -> pd.DataFrame:
+    """Read the first run's timings."""
     log = sorted((out / 'logs').iterdir())[0]
-    table = pd.read_csv(log / 'timings.tsv', sep='\t', na_values='n/a')
+    return pd.read_csv(log / 'timings.tsv', sep='\t', na_values='n/a')
+
+
+def add_up(table: pd.DataFrame) -> pd.DataFrame:
+    """Add timings up by kind of step."""
     table['kind'] = table['step'].str.replace(
         r'^(ses-\S+?|midpoint)(_fit|_lesions|_candidates)?[ _]', '', regex=True
     )
@@ -87,7 +97,13 @@ def main() -> None:
         for name in ('first run', 'second run (resumed)'):
             wall_s, cpu_s, peak_mb = run_msapp(arguments)
             print(f'{name}: wall {wall_s:.1f} s, CPU {cpu_s:.1f} s, peak memory {peak_mb:.0f} MB')
-        print(steps(out).round(1).to_string())
+        table = read_steps(out)
+        between = table[table['step'].str.contains(BETWEEN_VISITS, regex=True)]
+        print(
+            f'between visits: {len(between)} steps, added up wall {between["wall_s"].sum():.1f} s, '
+            f'CPU {between["cpu_s"].sum():.1f} s'
+        )
+        print(add_up(table).round(1).to_string())
 
 
 if __name__ == '__main__':
