@@ -116,7 +116,7 @@ def measure_prior(given: argparse.Namespace) -> None:
         item = drawing.draw(rng)
         brain = (item['image'] != 0).any(dim=0)
         with torch.no_grad():
-            found = torch.sigmoid(network(item['image'][None]) / spec.temperature)[0, 0]
+            found = torch.sigmoid(network(item['image'][None]))[0, 0]
         shares = (found[brain].sum(), item['target'][0][brain].sum(), brain.sum())
         rows.append([float(value) for value in shares])
     said, true, voxels = np.transpose(rows)

@@ -11,16 +11,19 @@ are those of msapp where none is given. Nothing is printed without its n.
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import resource
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pandas as pd
 import torch
+from scipy import special
 
 from msapp.errors import InputError
 from msapp.evaluation.calibration import (
@@ -28,7 +31,6 @@ from msapp.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     reliability_curve,
-    to_logits,
 )
 from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, detect_anima, score_anima
 from msapp.evaluation.overlaps import label_lesions, pair_labels
@@ -70,14 +72,27 @@ def main() -> None:
     parser.add_argument('--samples', type=int, default=20, help='passes with dropout')
     parser.add_argument('--flips', action='store_true', help='average over the mirror image')
     parser.add_argument('--threads', type=int)
+    parser.add_argument('--device', default='cpu', help='as torch names it: cpu, cuda')
     given = parser.parse_args()
     # Registrations on several threads differ a little from run to run.
     os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
     if given.threads:
         torch.set_num_threads(given.threads)
     COMMANDS[given.command](given)
-    peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    print(f'Peak memory of this process: {peak_gb:.2f} GB')
+
+
+@contextmanager
+def measured(device: str) -> Iterator[dict[str, object]]:
+    """Fill in seconds and peak memory, GB, of what is done: of the process so far, and on a GPU."""
+    on_gpu = torch.device(device).type == 'cuda'
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    row: dict[str, object] = {}
+    begin = time.perf_counter()
+    yield row
+    row['seconds'] = time.perf_counter() - begin
+    row['process_gb'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    row['gpu_gb'] = torch.cuda.max_memory_allocated(device) / 1e9 if on_gpu else math.nan
 
 
 def chosen_model(person: str, given: argparse.Namespace, *, default: str) -> str:
@@ -120,15 +135,14 @@ def compare_brains(given: argparse.Namespace) -> None:
         person = name.split()[0].removeprefix('sub-')
         model = chosen_model(person, given, default=given.anatomy)
         if model not in finders:
-            finders[model] = brain_finder(model)
-        begin = time.perf_counter()
+            finders[model] = brain_finder(model, given.device)
         try:
-            brain = finders[model](corrected)
+            with measured(given.device) as cost:
+                brain = finders[model](corrected)
         except InputError as error:
             print(f'{name}: {error}', flush=True)
             failed += 1
             continue
-        seconds = time.perf_counter() - begin
         found, true = mask_on_grid(brain, manual, to_image), np.asanyarray(manual.dataobj) > 0
         ml = geometry.voxel_volume_mm3(manual) / 1000
         rows.append(
@@ -139,7 +153,7 @@ def compare_brains(given: argparse.Namespace) -> None:
                 'hd95_mm': hausdorff95_mm(found, true, geometry.spacing_mm(manual)),
                 'found_ml': found.sum() * ml,
                 'manual_ml': true.sum() * ml,
-                'seconds': seconds,
+                **cost,
             }
         )
         print(rows[-1], flush=True)
@@ -152,7 +166,7 @@ def compare_brains(given: argparse.Namespace) -> None:
     )
 
 
-def brain_finder(anatomy: str) -> Callable[[nib.Nifti1Image], nib.Nifti1Image]:
+def brain_finder(anatomy: str, device: str) -> Callable[[nib.Nifti1Image], nib.Nifti1Image]:
     """Return what finds the brain, as a probability: a model's zones, or the template."""
     if anatomy == TEMPLATE:
         return lambda image: extract_brain(image).brain
@@ -160,7 +174,7 @@ def brain_finder(anatomy: str) -> Callable[[nib.Nifti1Image], nib.Nifti1Image]:
     network = load_network(spec)
 
     def find(image: nib.Nifti1Image) -> nib.Nifti1Image:
-        zones = predict_zones(image, network, spec)
+        zones = predict_zones(image, network, spec, device=device)
         return geometry.like(1 - np.asanyarray(zones.dataobj)[..., 0], zones)
 
     return find
@@ -180,15 +194,14 @@ def compare_lesions(given: argparse.Namespace) -> None:
         scaled = scale(images, brain, inside)
         mm = geometry.spacing_mm(images['FLAIR'])
         for title, channels in INPUTS.items():
-            begin = time.perf_counter()
-            probability = predict_lesions(
-                {key: scaled[key] for key in channels}, inside, lesions, spec, flips=given.flips
-            )
-            seconds = time.perf_counter() - begin
+            chosen = {key: scaled[key] for key in channels}
+            with measured(given.device) as cost:
+                probability = predict_lesions(
+                    chosen, inside, lesions, spec, flips=given.flips, device=given.device
+                )
             mask = masked(probability, images['FLAIR'], spec)
-            row = score(name, title, mask, truth, mm)
-            scores.append(row | {'seconds': seconds})
-            kept[name, title] = to_logits(probability[inside]) * spec.temperature, truth[inside]
+            scores.append(score(name, title, mask, truth, mm) | cost)
+            kept[name, title] = probability[inside], truth[inside], spec.temperature
             sweep = sweep_thresholds(probability, truth, mm, THRESHOLDS)
             sweeps.append(sweep.assign(patient=name, input=title))
             print(scores[-1], flush=True)
@@ -225,34 +238,43 @@ def model_of(name: str, given: argparse.Namespace) -> ModelSpec:
     return load_spec(chosen_model(name, given, default='lesions'))
 
 
-def print_calibration(kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray]]) -> None:
-    """Print calibration errors in the brain, at the temperature fitted on the other patient."""
+def logits_of(probability: np.ndarray, temperature: float) -> np.ndarray:
+    """Return the adapted logits that the app divides by the temperature.
+
+    They go as low as float32 does: most of a brain is below 1e-6, and would be rounded up to it by
+    `msapp.evaluation.calibration.to_logits`.
+    """
+    limits = np.finfo(np.float32)
+    held = np.clip(probability.astype(float), limits.tiny, 1 - limits.epsneg)
+    logits: np.ndarray = special.logit(held) * temperature
+    return logits
+
+
+def print_calibration(kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float]]) -> None:
+    """Print calibration in the brain, as shipped and as a temperature of the other patient makes it.
+
+    The app divides adapted logits by the temperature, and so does the fit.
+    """
     rows, curves = [], []
-    for (name, title), (logits, truth) in kept.items():
-        other = next(case for case in CASES if case != name)
+    for (name, title), (probability, truth, shipped) in kept.items():
+        other, other_truth, others = kept[next(case for case in CASES if case != name), title]
         try:
-            temperature = fit_temperature(*kept[other, title])
+            temperature = fit_temperature(logits_of(other, others), other_truth)
         except ValueError as error:
             print(f'{name}, {title}: no temperature ({error})')
             continue
-        before, after = (apply_temperature(logits, value) for value in (1.0, temperature))
+        fitted = apply_temperature(logits_of(probability, shipped), temperature)
         # Nearly all of a brain is easy: what is possibly lesion is looked at by itself.
-        possible = np.maximum(before, after) >= POSSIBLE
-        rows.append(
-            {
-                'patient': name,
-                'input': title,
-                'temperature': temperature,
-                'ece_before': expected_calibration_error(before, truth),
-                'ece_after': expected_calibration_error(after, truth),
-                'ece_possible_before': expected_calibration_error(before, truth, inside=possible),
-                'ece_possible_after': expected_calibration_error(after, truth, inside=possible),
-            }
-        )
-        curve = reliability_curve(after, truth, bins=10)
-        columns = {'said': curve.said, 'seen': curve.seen, 'voxels': curve.count}
-        curves.append(pd.DataFrame(columns).assign(patient=name, input=title))
-    print('Temperature of each patient: fitted on the other one.')
+        possible = np.maximum(probability, fitted) >= POSSIBLE
+        row = {'patient': name, 'input': title, 'shipped': shipped, 'fitted': temperature}
+        for how, said in (('shipped', probability), ('fitted', fitted)):
+            row[f'ece_{how}'] = expected_calibration_error(said, truth)
+            row[f'ece_possible_{how}'] = expected_calibration_error(said, truth, inside=possible)
+            curve = reliability_curve(said, truth, bins=10)
+            columns = {'said': curve.said, 'seen': curve.seen, 'voxels': curve.count}
+            curves.append(pd.DataFrame(columns).assign(patient=name, input=title, temperature=how))
+        rows.append(row)
+    print('Temperature as shipped, and as fitted on the other patient.')
     print(pd.DataFrame(rows).round(4).to_string(index=False))
     both = pd.concat(curves)
     print(both[both['input'] == 'both'].round(3).to_string(index=False))
@@ -267,8 +289,13 @@ def compare_uncertainty(given: argparse.Namespace) -> None:
         network = load_network(spec)
         inside = np.asanyarray(images['FLAIR'].dataobj) != 0
         scaled = scale(images, brain, inside)
-        maps = sample_lesions(scaled, inside, network, spec, samples=given.samples, seed=SEED)
-        probability = predict_lesions(scaled, inside, network, spec)
+        options = {'flips': given.flips, 'device': given.device}
+        probability = predict_lesions(scaled, inside, network, spec, **options)
+        with measured(given.device) as cost:
+            maps = sample_lesions(
+                scaled, inside, network, spec, samples=given.samples, seed=SEED, **options
+            )
+        print(name, cost, flush=True)
         found = masked(probability, images['FLAIR'], spec)
         mm3 = float(np.prod(geometry.spacing_mm(images['FLAIR'])))
         labels, reference = (

@@ -40,6 +40,7 @@ __all__ = [
 ]
 
 SPEC_FILE = 'model.toml'
+CARD_FILE = 'CARD.md'
 # Models are kept in the source tree and in the image; half precision halves them.
 MAX_WEIGHTS_MB = 16
 BYTES_PER_MB = 1_000_000
@@ -210,7 +211,8 @@ def save_model(folder: Path, spec: ModelSpec, network: nn.Module) -> ModelSpec:
     """Write a model's folder: weights in half precision, then ``model.toml`` with their hash.
 
     Each file is written in one step. A stop between the two leaves weights that the old
-    ``model.toml`` does not know, which `load_network` refuses.
+    ``model.toml`` does not know, which `load_network` refuses. A ``CARD.md`` that is there is left
+    as it is, else one is made of what the description says.
 
     Returns
     -------
@@ -234,7 +236,39 @@ def save_model(folder: Path, spec: ModelSpec, network: nn.Module) -> ModelSpec:
     write_atomic(spec.weights, save(weights))
     spec = spec.model_copy(update={'weights_sha256': sha256_file(spec.weights)})
     write_atomic(folder / SPEC_FILE, spec.to_toml())
+    if not (folder / CARD_FILE).exists():
+        write_atomic(folder / CARD_FILE, _card(spec))
     return spec
+
+
+def _card(spec: ModelSpec) -> str:
+    """Return what ``model.toml`` says for readers, and no more."""
+    channels = ', '.join(
+        channel.name + ' (may be missing)' * channel.may_be_missing for channel in spec.channels
+    )
+    learnt = [f'- {item.name}, n = {item.n}' for item in spec.training.data]
+    real = 'No real image was used.' if spec.training.synthetic_only else 'Real images were used.'
+    measured = [
+        f'- {figure.measure}: {figure.value:g} (n = {figure.n}; {figure.data}). {figure.note}'
+        for figure in spec.validation
+    ]
+    return '\n'.join(
+        (
+            f'# {spec.name} {spec.version}\n',
+            f'{spec.intended_use}\n',
+            '**Research software, not a medical device.**\n',
+            '## What it does\n',
+            f'Task: {spec.task}. In: {channels}; voxels of '
+            f'{" x ".join(f"{size:g}" for size in spec.spacing_mm)} mm, intensities scaled by '
+            f'`{spec.normalisation.name}`. Network: `{spec.architecture.name}`.\n',
+            '## What it has learnt from\n',
+            *(learnt or ['Nothing is said.']),
+            f'\n{real} {spec.training.attribution}'.rstrip() + '\n',
+            '## How good it is\n',
+            *(measured or ['Nothing was measured.']),
+            f'\n## Licence\n\n{spec.licence}\n',
+        )
+    )
 
 
 def _chosen_model(task: str, flag: str, name_or_path: str, folder: Path | None) -> ModelSpec:

@@ -40,6 +40,7 @@ LIBRARIES = (
     'torch',
 )
 MODELS_FILE = 'models.json'
+VERSIONS_FILE = 'versions.json'
 SUMMARY_COLUMNS = (
     'participant_id',
     'status',
@@ -52,6 +53,8 @@ SUMMARY_COLUMNS = (
     'error',
 )
 NOT_AVAILABLE = 'n/a'
+# Of the SHA-256 of the code, as of those of models in tables.
+CODE_DIGITS = 12
 
 
 class LimitsLike(Protocol):
@@ -166,13 +169,15 @@ def write_run_record(
 ) -> None:
     """Write what a run is.
 
-    ``settings.toml`` (repeats the run when given to ``--config-file``), ``versions.json``,
-    ``command.txt``, ``limits.json``, and ``models.json``, see `describe_models`.
+    ``settings.toml`` (repeats the run when given to ``--config-file``), ``versions.json`` (with
+    the first digits of `code_digest`), ``command.txt``, ``limits.json``, and ``models.json``, see
+    `describe_models`.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     used = {'n_cpus': limits.n_cpus, 'memory_gb': round(limits.memory_gb, 3)}
     write_atomic(log_dir / 'settings.toml', settings.to_toml())
-    write_atomic(log_dir / 'versions.json', json.dumps(versions(), indent=2) + '\n')
+    found = versions() | {'code': code_digest()[:CODE_DIGITS]}
+    write_atomic(log_dir / VERSIONS_FILE, json.dumps(found, indent=2) + '\n')
     write_atomic(log_dir / 'command.txt', shlex.join(argv) + '\n')
     write_atomic(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
     write_atomic(log_dir / MODELS_FILE, json.dumps(describe_models(models), indent=2) + '\n')

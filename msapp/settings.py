@@ -20,6 +20,7 @@ ModelName = Annotated[
     str,
     AfterValidator(lambda text: os.path.abspath(text) if os.sep in text else text),  # noqa: PTH100
 ]
+Space = Literal['orig', 'individual', 'MNI152NLin2009aSym']
 Task = Literal['lesions', 'enhancement', 'longitudinal', 'cord', 'filling']
 
 
@@ -49,7 +50,7 @@ class Settings(BaseModel):
     lesion_model: ModelName = 'lesions'
     new_lesion_method: ModelName = 'newlesions'
     brain_extraction: Literal['network', 'bet', 'template'] = 'network'
-    output_spaces: tuple[str, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
+    output_spaces: tuple[Space, ...] = ('orig', 'individual', 'MNI152NLin2009aSym')
     flips: bool = False
     self_check: bool = False
     mc_samples: int = Field(default=0, ge=0)
@@ -116,7 +117,7 @@ def make_settings(values: dict[str, Any]) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         problems = '; '.join(
-            f'--{"-".join(str(part) for part in item["loc"]).replace("_", "-")}: {item["msg"]}'
+            f'--{str(item["loc"][0]).replace("_", "-")}: {item["msg"]}, got {item["input"]!r}'
             for item in error.errors()
         )
         raise UsageError(f'{problems}. See {Path(sys.argv[0]).name} --help.') from error

@@ -64,9 +64,9 @@ def init_participant_wf(
     """Build the graph of one participant.
 
     Workflow Graph
-        each visit's fit -> midpoint -> each visit in ``individual`` -> lesions; each consecutive
-        pair of visits with FLAIR -> candidates, new lesions by a network; lesions of all visits ->
-        changes; everything -> sinks and figures.
+        each visit's fit -> midpoint -> each visit in ``individual`` -> lesions; each visit with
+        FLAIR and the last one before with FLAIR -> candidates, new lesions by a network; lesions
+        of all visits -> changes; everything -> sinks and figures.
 
     Parameters
     ----------
@@ -129,28 +129,25 @@ def _add_outputs(
     measures = [_measures(*parts) for parts in zip(visits, fits, applied, strict=True)]
     columns = [_summary_columns(participant.label, visit) for visit in visits]
     found, new = {}, {}
+    pairs = longitudinal.compared_visits(visits, settings)
+    used = lesions.used_contrasts(visits, settings)
     for index, visit in enumerate(visits):
         session.add_visit_outputs(fits[index], applied[index], sinks[index])
-        if 'lesions' in settings.tasks and lesions.can_find_lesions(visit, settings):
-            found[index] = _add_lesions(sinks[index], fits[index], applied[index], space)
+        if 'lesions' in settings.tasks and index in used:
+            graphs = fits[index], applied[index], space
+            found[index] = _add_lesions(sinks[index], used[index], *graphs)
             measures[index]['lesions'] = found[index], 'outputnode.measures'
-        if longitudinal.compares(visits, index, settings):
-            pair = slice(index - 1, index + 1)
-            found_candidates = _add_candidates(
-                sinks[index], visits[index - 1], fits[pair], applied[pair], space
-            )
+        if index in pairs:
+            before = pairs[index]
+            since = visits[before]
+            both = [fits[before], fits[index]], [applied[before], applied[index]]
+            found_candidates = _add_candidates(sinks[index], since, *both, space)
             measures[index]['candidates'] = found_candidates, 'outputnode.measures'
             if 'longitudinal' in models_for(settings):
-                new[index] = _add_new_lesions(
-                    sinks[index],
-                    visits[index - 1],
-                    fits[pair],
-                    applied[pair],
-                    space,
-                    found_candidates,
-                )
-                measures[index]['new_lesions'] = new[index], 'outputnode.measures'
-            columns[index] |= pair_columns(visits[index - 1], visit)
+                detected = _add_new_lesions(sinks[index], since, *both, space, found_candidates)
+                measures[index]['new_lesions'] = detected, 'outputnode.measures'
+                new[before, index] = detected
+            columns[index] |= pair_columns(since, visit)
     for index, (since, source) in _add_changes(sinks, found, new, applied).items():
         measures[index]['changes'] = source
         compared = pair_columns(since, visits[index])
@@ -240,16 +237,21 @@ def _measures(visit: Visit, fit: pe.Workflow, applied: pe.Workflow) -> dict[str,
 
 
 def _add_lesions(
-    sinks: VisitSinks, fit: pe.Workflow, applied: pe.Workflow, space: pe.Workflow
+    sinks: VisitSinks,
+    contrasts: tuple[str, ...],
+    fit: pe.Workflow,
+    applied: pe.Workflow,
+    space: pe.Workflow,
 ) -> pe.Workflow:
     """Add the lesions of a visit and their outputs; return their graph."""
     workflow = sinks.workflow
     visit = sinks.visit
     found = lesions.init_lesions_wf(
-        name=f'{sinks.prefix}_lesions_wf', visit=visit, settings=sinks.settings
+        name=f'{sinks.prefix}_lesions_wf',
+        sources={contrast: sinks.raw(contrast) for contrast in contrasts},
+        settings=sinks.settings,
     )
-    spec = models_for(sinks.settings).get('lesions')
-    fields = [f'preproc_{contrast}' for contrast in lesions.used_contrasts(visit, spec)]
+    fields = [f'preproc_{contrast}' for contrast in contrasts]
     fields += ['brain_mask', *(name for name in session.carried(sinks.settings) if name != 'brain')]
     workflow.connect(space, 'outputnode.to_mni', found, 'inputnode.to_mni')
     workflow.connect(
@@ -264,33 +266,34 @@ def _add_lesions(
         ]
     )
     common = first_columns(sinks.participant, sinks.visit)
-    lesions.add_lesion_outputs(found, applied, sinks, common)
+    lesions.add_lesion_outputs(found, applied, sinks, contrasts, common)
     return found
 
 
 def _add_changes(
     sinks: Sequence[VisitSinks],
     found: Mapping[int, pe.Workflow],
-    new: Mapping[int, pe.Workflow],
+    new: Mapping[tuple[int, int], pe.Workflow],
     applied: Sequence[pe.Workflow],
 ) -> dict[int, tuple[Visit, Source]]:
-    """Add what became of lesions; return the visit before and the numbers of each later visit."""
+    """Add what became of lesions; return the visit before and the numbers of each later visit.
+
+    ``new`` is by the numbers of the earlier and the later visit.
+    """
     settings, workflow = sinks[0].settings, sinks[0].workflow
     tracked = changes.tracked_visits([sink.visit for sink in sinks], settings)
     if not tracked:
         return {}
     visits = [sinks[index].visit for index in tracked]
-    # A network looked at neighbours alone; a visit without FLAIR may lie between two.
-    judged = [
-        number
-        for number, (before, now) in enumerate(pairwise(tracked), start=2)
-        if now in new and now - before == 1
-    ]
-    tracks = changes.init_changes_wf(visits=visits, settings=settings, judged=judged)
+    # Fewer visits are followed where the network for lesions needs more than FLAIR.
+    judged = {
+        number: new[pair] for number, pair in enumerate(pairwise(tracked), start=2) if pair in new
+    }
+    tracks = changes.init_changes_wf(visits=visits, settings=settings, judged=[*judged])
+    for number, detected in judged.items():
+        workflow.connect(detected, 'outputnode.mask', tracks, f'inputnode.new{number}')
+        workflow.connect(detected, 'outputnode.gone', tracks, f'inputnode.gone{number}')
     for number, index in enumerate(tracked, start=1):
-        if number in judged:
-            workflow.connect(new[index], 'outputnode.mask', tracks, f'inputnode.new{number}')
-            workflow.connect(new[index], 'outputnode.gone', tracks, f'inputnode.gone{number}')
         workflow.connect(found[index], 'outputnode.labels', tracks, f'inputnode.labels{number}')
         brain = applied[index], 'outputnode.brain_mask'
         workflow.connect(*brain, tracks, f'inputnode.brain{number}')

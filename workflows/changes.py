@@ -9,6 +9,7 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from msapp.bids.names import derivative_path, since_label
 from msapp.bids.query import Visit, interval_days
 from msapp.interfaces.course import AssessDissemination
 from msapp.interfaces.lesions import TakePair, TrackLesions
@@ -19,20 +20,22 @@ from msapp.models.registry import models_for
 from msapp.settings import Settings
 from msapp.workflows.lesions import can_find_lesions
 from msapp.workflows.nodes import LARGE_GB, make_node
-from msapp.workflows.outputs import NETWORK, ParticipantSinks, Source, VisitSinks
+from msapp.workflows.outputs import NETWORK, ParticipantSinks, Source, VisitSinks, model_metadata
 
 NAME = 'changes_wf'
 # What `TakePair` takes out for each pair of visits.
 OF_PAIR = ('classes', 'rows', 'measures')
 # What `TrackLesions` takes of each visit, and under which name.
 OF_VISIT = {'labels': 'labels', 'brain': 'brains'}
-# What a network for new lesions marks between two visits.
+# Their files, as `derivative_path` names them.
+FILES_OF_VISIT = ({'desc': 'lesions', 'suffix': 'dseg'}, {'desc': 'brain', 'suffix': 'mask'})
+# What a network for new lesions marks between two visits: labels of its masks.
 JUDGED = ('new', 'gone')
 METHODS = f"""\
-Lesions of consecutive visits were linked if they share at least
-{100 * LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do so when
-grown by a voxel, for {100 * LEAST_NEAR:.0f} %). Linked lesions that change, in the part that the
-brain masks of both visits hold, by at least
+Lesions of each visit with FLAIR were linked to those of the last one before with FLAIR if they
+share at least {100 * LEAST_OVERLAP:.0f} % of the smaller one (where neither has a link, if they do
+so when grown by a voxel, for {100 * LEAST_NEAR:.0f} %). Linked lesions that change, in the part
+that the brain masks of both visits hold, by at least
 {100 * change.LEAST_CHANGE:.0f} % (spinalcordtoolbox issue 4786) and more than
 {change.LEAST_CHANGE_MM3:g} mm3 (animaLesionEvolutionDetection) are enlarged or shrunken, else
 stable; several that become fewer are merged, and split if they become more. Lesions of at least
@@ -71,9 +74,12 @@ NO_PPV = (
     f"with the measure '{PPV}'"
 )
 LOW_PPV = (
-    "of the lesions that the network '{name}' marks, a share of {value:.2f} are lesions (n = {n}): "
-    f'no item may rest on it, which needs {LEAST_PPV:g} at least'
+    "of the lesions that the network '{name}' marks, a share of {value:.2f} are lesions (n = {n}). "
+    f'An item may rest on a network from {LEAST_PPV:g} on, for one false lesion can meet it. Give '
+    f"one by {{flag}} whose model.toml has that '{PPV}', or judge the items from the images "
+    'yourself: masks of lesions drawn by hand cannot be given'
 )
+FLAGS = {'lesions': '--lesion-model', 'longitudinal': '--new-lesion-method'}
 # Limits of `msapp.lesions.change` and `matching` with their unit and source, for sidecars.
 LIMITS: dict[str, dict[str, Any]] = {
     'LeastOverlap': {
@@ -150,13 +156,16 @@ def _obstacle(settings: Settings) -> str:
     if settings.brain_extraction != NETWORK:
         return NO_ZONES
     # Items in space rest on the one, those in time on the other.
-    for model in (models[task] for task in ('lesions', 'longitudinal') if task in models):
+    for task, flag in FLAGS.items():
+        if task not in models:
+            continue
+        model = models[task]
         measured = [figure for figure in model.validation if figure.measure == PPV]
         if not measured:
             return NO_PPV.format(name=model.name)
         worst = min(measured, key=lambda figure: figure.value)
         if worst.value < LEAST_PPV:
-            return LOW_PPV.format(name=model.name, value=worst.value, n=worst.n)
+            return LOW_PPV.format(name=model.name, value=worst.value, n=worst.n, flag=flag)
     return ''
 
 
@@ -166,8 +175,8 @@ def init_changes_wf(
     """Build the graph that follows lesions over visits.
 
     Workflow Graph
-        Lesion instances of all visits -> tracks -> each pair of consecutive visits; tracks and
-        tables of lesions -> dissemination.
+        Lesion instances of all visits -> tracks -> each two that follow each other; tracks,
+        changes and tables of lesions -> dissemination.
 
     Parameters
     ----------
@@ -260,7 +269,7 @@ def _add_dissemination(
     workflow.connect(
         [
             (merge, assess, [('out', 'lesions')]),
-            (track, assess, [('tracks', 'tracks')]),
+            (track, assess, [('tracks', 'tracks'), ('rows', 'changes')]),
             (assess, outputnode, [('rows', 'dissemination')]),
         ]
     )
@@ -325,16 +334,16 @@ def add_change_outputs(
     sinks.image(
         changes['classes'],
         space='individual',
-        contrasts=('FLAIR',),
-        since=since,
         desc='change',
         suffix='dseg',
         metadata={
+            'Sources': _sources(sinks, since, judged=judged),
+            'Type': 'Lesion',
             'Description': 'What became of each lesion since the earlier visit; resolved lesions '
             'lie where the earlier visit shows them.',
             'ComparedWith': since.session or '',
-            'Model': model.name if model else sinks.settings.lesion_model,
-            'NewLesionModel': detector.name if detector else None,
+            **(model_metadata(model) if model else {'Model': sinks.settings.lesion_model}),
+            **({'NewLesionModel': model_metadata(detector)} if detector else {}),
             'Thresholds': LIMITS,
         },
     )
@@ -343,3 +352,18 @@ def add_change_outputs(
     before, now = ((visit, 'outputnode.preproc_FLAIR') for visit in applied)
     brain = (applied[1], 'outputnode.brain_mask')
     sinks.changes(before, now, brain, changes, (since.name, sinks.visit.name))
+
+
+def _sources(sinks: VisitSinks, since: Visit, *, judged: bool) -> list[str]:
+    """Return the BIDS URIs of what changes are told from; as for :func:`add_change_outputs`."""
+
+    def uri(visit: Visit, **entities: str) -> str:
+        kind = {'space': 'individual', 'extension': '.nii.gz'}
+        path = derivative_path(sinks.participant, visit.session, **kind, **entities)
+        return f'bids::{path.as_posix()}'
+
+    found = [uri(visit, **file) for visit in (since, sinks.visit) for file in FILES_OF_VISIT]
+    if judged:
+        marked = {'desc': since_label(since.session), 'suffix': 'mask'}
+        found += [uri(sinks.visit, label=label, **marked) for label in JUDGED]
+    return found

@@ -12,31 +12,45 @@ from msapp.settings import Settings
 
 @dataclass(frozen=True)
 class GroupResult:
-    """The page, how many visits it holds, and what could not be read."""
+    """The page, how many visits it holds, of whom alone, and what to know before reading it."""
 
     page: Path
     visits: int
+    limited_to: tuple[str, ...]
     problems: tuple[str, ...]
+    doubts: tuple[str, ...]
 
 
 def run_group(settings: Settings) -> GroupResult:
-    """Collect all participants' tables and write the group's tables and ``group.html``.
+    """Collect the participants' tables and write the group's tables and ``group.html``.
 
     Raises
     ------
     InputError
-        If no visit was processed yet.
+        If no visit, or none of those asked for, was processed yet.
     """
-    from msapp.reports.group import write_group_report
+    from msapp.reports.group import group_doubts, write_group_report
     from msapp.stats.tables import collect_group, write_group_tables
 
-    tables = collect_group(settings.output_dir)
+    tables = collect_group(
+        settings.output_dir,
+        bids_dir=settings.bids_dir,
+        participants=settings.participant_label,
+        sessions=settings.session_label,
+    )
     if tables.visits.empty:
+        asked = f' of {", ".join(tables.limited_to)}' if tables.limited_to else ''
         raise InputError(
-            f'{settings.output_dir}: no visit was processed yet. '
+            f'{settings.output_dir}: no visit{asked} was processed yet. '
             + ' '.join(tables.problems or ('Run the participant level first.',))
         )
     write_group_tables(settings.output_dir, tables)
     found = {name: version for name, version in versions().items() if version}
     page = write_group_report(settings.output_dir, tables, versions=found)
-    return GroupResult(page, len(tables.visits), tables.problems)
+    return GroupResult(
+        page,
+        len(tables.visits),
+        tables.limited_to,
+        tables.problems,
+        tuple(group_doubts(tables.visits)),
+    )

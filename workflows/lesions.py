@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from nipype.interfaces import utility as niu
@@ -16,7 +17,7 @@ from msapp.lesions.location import LOCATIONS
 from msapp.models.registry import ModelSpec, models_for
 from msapp.settings import Settings
 from msapp.workflows.nodes import LARGE_GB, make_network_node, make_node
-from msapp.workflows.outputs import MNI, NETWORK, VisitSinks, model_metadata
+from msapp.workflows.outputs import MNI, NETWORK, Source, VisitSinks, model_metadata
 
 THRESHOLD_METHODS = f"""\
 Lesions were found by the baseline 'threshold': FLAIR voxels more than
@@ -29,7 +30,11 @@ tissue for lesions. """
 NETWORK_METHODS = """\
 Lesions were segmented from {channels} by the network '{name}' {version}, at 1 mm isotropic in the
 individual space, where the probability is at least {threshold:g}, in regions of at least
-{minimum:g} mm3.{adapted}{synthetic} """
+{minimum:g} mm3.{same}{adapted}{synthetic} """
+SAME_CONTRASTS = (
+    ' Of a participant with several visits with FLAIR only contrasts that all of these have were '
+    'used, so that their lesions can be compared.'
+)
 ADAPTED = (
     ' Probabilities were adapted to the share of lesion in each brain (Saerens et al., Neural '
     'Computation 2002).'
@@ -48,6 +53,7 @@ def methods(settings: Settings) -> str:
         version=spec.version,
         threshold=spec.threshold,
         minimum=spec.minimum_mm3,
+        same=SAME_CONTRASTS if any(item.may_be_missing for item in spec.channels) else '',
         adapted='' if spec.prior is None else ADAPTED,
         synthetic=SYNTHETIC_ONLY if spec.training.synthetic_only else '',
     )
@@ -83,6 +89,36 @@ def lacking_contrasts(visit: Visit, settings: Settings) -> tuple[str, ...]:
     return tuple(name for name in needed if name not in visit.images)
 
 
+def taken_contrasts(settings: Settings) -> tuple[str, ...]:
+    """Return the contrasts that the method takes, where a visit has them."""
+    spec = models_for(settings).get('lesions')
+    return tuple(item.name for item in spec.channels) if spec else ('FLAIR',)
+
+
+def used_contrasts(visits: Sequence[Visit], settings: Settings) -> dict[int, tuple[str, ...]]:
+    """Return the contrasts that lesions are found from, by the number of the visit, from 0.
+
+    A network finds other lesions with T1w than without. So that those of all visits with FLAIR can
+    be compared, it is given only what all of these visits have. Visits whose lesions cannot be
+    found are left out.
+
+    Parameters
+    ----------
+    visits : sequence of Visit
+        All of a participant.
+    settings : Settings
+    """
+    taken = taken_contrasts(settings)
+    given = {
+        number: tuple(name for name in taken if name in visit.images)
+        for number, visit in enumerate(visits)
+        if can_find_lesions(visit, settings)
+    }
+    compared = [number for number in given if 'FLAIR' in visits[number].images]
+    shared = tuple(name for name in taken if all(name in given[number] for number in compared))
+    return given | dict.fromkeys(compared, shared)
+
+
 def _model_metadata(spec: ModelSpec | None, settings: Settings) -> dict[str, Any]:
     """Return the keys of sidecars that say how lesions were found."""
     if spec is None:
@@ -104,12 +140,20 @@ def network_metadata(spec: ModelSpec, settings: Settings) -> dict[str, Any]:
         **model_metadata(spec),
         'Threshold': spec.threshold,
         'Temperature': spec.temperature,
+        **_adaptation(spec),
         'MinimumVolumeMM3': spec.minimum_mm3,
         'TestTimeFlips': settings.flips,
     }
 
 
-def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workflow:
+def _adaptation(spec: ModelSpec) -> dict[str, Any]:
+    """Return the keys of sidecars that say whether probabilities were adapted, and from what."""
+    if spec.prior is None:
+        return {'ProbabilityAdapted': False}
+    return {'ProbabilityAdapted': True, 'Prior': spec.prior}
+
+
+def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings) -> pe.Workflow:
     """Build the graph that finds the lesions of one visit.
 
     Workflow Graph
@@ -119,14 +163,15 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
     ----------
     name : str
         Name of the workflow.
-    visit : Visit
+    sources : mapping of str to str
+        BIDS URI of each contrast of :func:`used_contrasts`, for sidecars.
     settings : Settings
         Its output spaces say where the mask is brought.
 
     Inputs
     ------
     preproc_FLAIR, preproc_T1w, brain_mask, white_matter, grey_matter, zones
-        In ``individual``; the contrasts that the visit has; zones where a network tells them.
+        In ``individual``; the contrasts of ``sources``; zones where a network tells them.
     reference, to_individual, to_mni
         The visit's reference image on its own grid, and the transforms.
 
@@ -134,7 +179,7 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
     -------
     mask, labels, rows, measures, locations
         Of `msapp.interfaces.lesions.FindLesions`, or of `SegmentLesions` where a network does it.
-    probability, entropy, variance, mutual_information
+    probability, metadata, entropy, variance, mutual_information
         Of a network; the latter three with ``--mc-samples``.
     mask_orig, mask_mni
         The mask in other spaces.
@@ -147,8 +192,8 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
         fields['zones'] = 'zones'
         outputs.append('locations')
     if spec is not None:
-        outputs += ['probability', *(UNCERTAINTIES if settings.mc_samples else ())]
-    for contrast in used_contrasts(visit, spec):
+        outputs += ['probability', 'metadata', *(UNCERTAINTIES if settings.mc_samples else ())]
+    for contrast in sources:
         fields[f'preproc_{contrast}'] = contrast.lower()
     inputnode = pe.Node(
         niu.IdentityInterface([*fields, 'reference', 'to_individual']), name='inputnode'
@@ -163,6 +208,7 @@ def init_lesions_wf(*, name: str, visit: Visit, settings: Settings) -> pe.Workfl
             SegmentLesions(),
             'segment_lesions',
             spec,
+            sources=dict(sources),
             flips=settings.flips,
             mc_samples=settings.mc_samples,
             seed=settings.random_seed,
@@ -203,7 +249,11 @@ def add_mask_to_orig(
 
 
 def add_lesion_outputs(
-    found: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks, common: dict[str, Any]
+    found: pe.Workflow,
+    applied: pe.Workflow,
+    sinks: VisitSinks,
+    contrasts: tuple[str, ...],
+    common: dict[str, Any],
 ) -> None:
     """Write one visit's lesions: masks, instances, table, figures.
 
@@ -214,50 +264,33 @@ def add_lesion_outputs(
     applied : nipype.Workflow
         Of `msapp.workflows.session.init_visit_apply_wf`.
     sinks : VisitSinks
+    contrasts : tuple of str
+        Of :func:`used_contrasts`.
     common : dict
         Columns that all rows of the table share.
     """
 
-    def out(field: str) -> tuple[Any, str]:
+    def out(field: str) -> Source:
         return found, f'outputnode.{field}'
 
     spec = models_for(sinks.settings).get('lesions')
     model = _model_metadata(spec, sinks.settings)
-    used = used_contrasts(sinks.visit, spec)
+    # A network leaves out images that do not hold the brain, which shows once it runs.
+    save = partial(sinks.image, contrasts=contrasts, found=out('metadata') if spec else None)
     fields = {'orig': 'mask_orig', 'individual': 'mask', MNI: 'mask_mni'}
     for space, field in fields.items():
         if space == 'individual' or space in sinks.settings.output_spaces:
-            sinks.image(
-                out(field),
-                space=space,
-                contrasts=used,
-                label='L',
-                suffix='mask',
-                metadata=model,
-            )
-    sinks.image(
-        out('labels'),
-        space='individual',
-        contrasts=used,
-        desc='lesions',
-        suffix='dseg',
-        metadata=model,
-    )
+            save(out(field), space=space, label='L', suffix='mask', metadata=model)
+    dseg: dict[str, Any] = {'space': 'individual', 'suffix': 'dseg', 'metadata': model}
+    save(out('labels'), desc='lesions', **dseg)
     if sinks.settings.brain_extraction == NETWORK:
-        sinks.image(
-            out('locations'),
-            space='individual',
-            contrasts=used,
-            desc='locations',
-            suffix='dseg',
-            metadata=model,
-        )
+        save(out('locations'), desc='locations', **dseg)
         sinks.names('locations', ('none', *LOCATIONS))
     if spec is not None:
-        _add_probabilities(out, sinks, used, model)
+        _add_probabilities(out, save, sinks.settings.mc_samples, model)
     sinks.lookup(out('rows'), space='individual', desc='lesions')
     sinks.table(out('rows'), 'lesions', common)
-    shown = used[0]
+    shown = contrasts[0]
     image, brain = (applied, f'outputnode.preproc_{shown}'), (applied, 'outputnode.brain_mask')
     sinks.mosaic(
         image,
@@ -281,35 +314,14 @@ def add_lesion_outputs(
 
 
 def _add_probabilities(
-    out: Callable[[str], tuple[Any, str]],
-    sinks: VisitSinks,
-    contrasts: tuple[str, ...],
+    out: Callable[[str], Source],
+    save: Callable[..., None],
+    samples: int,
     model: dict[str, Any],
 ) -> None:
-    """Write the probability, and what Monte Carlo samples say of it."""
-    sinks.image(
-        out('probability'),
-        space='individual',
-        contrasts=contrasts,
-        label='L',
-        suffix='probseg',
-        metadata=model,
-    )
-    if not sinks.settings.mc_samples:
-        return
-    for name in UNCERTAINTIES:
-        sinks.image(
-            out(name),
-            space='individual',
-            contrasts=contrasts,
-            label='L',
-            desc=name.replace('_', ''),
-            suffix='probseg',
-            metadata=model | {'Samples': sinks.settings.mc_samples, 'Measure': name},
-        )
-
-
-def used_contrasts(visit: Visit, spec: ModelSpec | None) -> tuple[str, ...]:
-    """Return the contrasts of a visit that lesions are found on."""
-    known = [item.name for item in spec.channels] if spec else ['FLAIR']
-    return tuple(name for name in known if name in visit.images)
+    """Write the probability, and what Monte Carlo samples say of it, if there are any."""
+    entities = {'space': 'individual', 'label': 'L', 'suffix': 'probseg'}
+    save(out('probability'), metadata=model, **entities)
+    for name in UNCERTAINTIES if samples else ():
+        metadata = model | {'Samples': samples, 'Measure': name}
+        save(out(name), desc=name.replace('_', ''), metadata=metadata, **entities)

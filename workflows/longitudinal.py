@@ -1,8 +1,9 @@
-"""Two consecutive visits: candidate regions of new lesions."""
+"""Two visits with FLAIR: candidate regions of new lesions."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from nipype.interfaces import utility as niu
@@ -18,11 +19,12 @@ from msapp.workflows.nodes import LARGE_GB, make_node
 from msapp.workflows.outputs import VisitSinks
 
 METHODS = f"""\
-Candidates of new lesions were found between consecutive visits by step one of the hybrid method
-(MSSEG-2, MICCAI 2021): the earlier FLAIR was registered (affine) to the later one, its histogram
-was matched to it by landmarks (after Nyul et al., IEEE TMI 2000) inside the intersection of both
-brain masks, both were rounded to {candidates.GREY_LEVELS} grey levels, and voxels kept whose level
-rises by more than {100 * (candidates.RATIO - 1):.0f} %, after an opening of
+Candidates of new lesions were found between each visit with FLAIR and the last one before that has
+FLAIR, by step one of the hybrid method (MSSEG-2, MICCAI 2021): the earlier FLAIR was registered
+(affine) to the later one, its histogram was matched to it by landmarks (after Nyul et al., IEEE TMI
+2000) inside the intersection of both brain masks, both were rounded to {candidates.GREY_LEVELS}
+grey levels, and voxels kept whose level rises by more than
+{100 * (candidates.RATIO - 1):.0f} %, after an opening of
 {candidates.OPENING_MM:g} mm and an erosion of the brain mask by {candidates.SURFACE_MM:g} mm, in
 regions of at least {candidates.MINIMUM_MM3:g} mm3. Candidates are many and mostly false: in
 their mask and table no network has judged them. """
@@ -39,13 +41,16 @@ FIELDS = (
 )
 
 
-def compares(visits: Sequence[Visit], index: int, settings: Settings) -> bool:
-    """Tell whether a visit is compared with the one before: both need FLAIR."""
-    return (
-        'longitudinal' in settings.tasks
-        and index > 0
-        and all('FLAIR' in visit.images for visit in visits[index - 1 : index + 1])
-    )
+def compared_visits(visits: Sequence[Visit], settings: Settings) -> dict[int, int]:
+    """Return which visits are compared: number of the later one to that of the earlier one.
+
+    Each visit with FLAIR is compared with the last one before that has FLAIR, whatever visits
+    without lie between them.
+    """
+    if 'longitudinal' not in settings.tasks:
+        return {}
+    with_flair = [number for number, visit in enumerate(visits) if 'FLAIR' in visit.images]
+    return {now: before for before, now in pairwise(with_flair)}
 
 
 def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:

@@ -7,6 +7,7 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from msapp.bids.names import since_label
 from msapp.bids.query import Visit
 from msapp.inference import newlesions as growth
 from msapp.interfaces.newlesions import CheckDetector, SegmentNewLesions
@@ -42,8 +43,9 @@ CHECK_METHODS = f"""\
 For the self-check, up to {injection.EACH} lesions of each of the diameters
 {', '.join(f'{size:g}' for size in injection.DIAMETERS_MM)} mm (of a sphere of the same volume),
 {injection.BRIGHTNESS[0]:g} to {injection.BRIGHTNESS[1]:g} times as bright as white matter, were
-painted into white matter of the later FLAIR, averaged over its voxels, and sought again; one is
-recovered where at least {100 * injection.LEAST_MARKED:.0f} % of its volume is marked. """
+painted into the later FLAIR, begun in certain white matter that is bright at neither visit,
+averaged over its voxels, and sought again; one is recovered where at least
+{100 * injection.LEAST_MARKED:.0f} % of its volume is marked. """
 FIELDS = (
     'previous',
     'current',
@@ -196,8 +198,7 @@ def add_new_lesion_outputs(
         return found, f'outputnode.{field}'
 
     spec = models_for(sinks.settings)['longitudinal']
-    before_name = since.session or ''
-    description = f'since{before_name.removeprefix("ses-")}'
+    before_name, description = since.session or '', since_label(since.session)
     method = network_metadata(spec, sinks.settings) | {'ComparedWith': before_name}
     instances: dict[str, Any] = {'desc': f'newlesions{description}', 'suffix': 'dseg'}
     confirmed = method | _confirmation(spec)

@@ -163,7 +163,7 @@ class VisitSinks(Sinks):
         source: Source,
         *,
         space: str,
-        contrasts: tuple[str, ...],
+        contrasts: tuple[str, ...] = (),
         since: Visit | None = None,
         metadata: dict[str, Any] | None = None,
         found: Source | None = None,
@@ -178,7 +178,7 @@ class VisitSinks(Sinks):
         space : str
             ``orig``, ``individual`` or MNI.
         contrasts : tuple of str
-            Contrasts it was made from, for ``Sources``.
+            Contrasts it was made from, for ``Sources``, unless ``metadata`` names others.
         since : Visit, optional
             An earlier visit it was made from too: the same contrasts.
         metadata : dict, optional

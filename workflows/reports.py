@@ -11,7 +11,6 @@ from msapp.bids.query import Participant, Visit
 from msapp.imaging.geometry import spacing_mm
 from msapp.models.registry import models_for, with_confirming
 from msapp.provenance import versions
-from msapp.reports.html import trusted
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
 from msapp.settings import Settings
 from msapp.workflows import changes, lesions, longitudinal, midpoint, newlesions, session
@@ -31,7 +30,7 @@ def methods_text(settings: Settings, participants: Sequence[Participant]) -> str
         text += lesions.methods(settings)
     if any(len(changes.tracked_visits(item.visits, settings)) > 1 for item in participants):
         text += changes.methods(settings)
-    if any(_compared(item.visits, settings) for item in participants):
+    if any(longitudinal.compared_visits(item.visits, settings) for item in participants):
         text += longitudinal.METHODS + newlesions.methods(settings)
     return ' '.join((text + CAUTION).split())
 
@@ -40,7 +39,7 @@ def write_report(
     participant: Participant,
     settings: Settings,
     *,
-    not_done: Callable[[Visit, Visit | None, Settings], Iterator[str]],
+    not_done: Callable[[Sequence[Visit], int, Settings], Iterator[str]],
     errors: Sequence[str] = (),
     warnings: Sequence[str] = (),
 ) -> Path:
@@ -51,7 +50,7 @@ def write_report(
     participant : Participant
     settings : Settings
     not_done : callable
-        Gives sentences about what is not done for a visit.
+        Gives sentences about what is not done for the visit of a number.
     errors, warnings : sequence of str
         Of the run.
 
@@ -59,12 +58,11 @@ def write_report(
     -------
     Path
     """
-    sections, previous = [], None
-    for visit in participant.visits:
-        reasons = (*visit.left_out, *not_done(visit, previous, settings))
+    sections = []
+    for number, visit in enumerate(participant.visits):
+        reasons = (*visit.left_out, *not_done(participant.visits, number, settings))
         found = tuple(_found(name, path) for name, path in visit.images.items())
         sections.append(VisitSection(visit.session, visit.acq_time, found, reasons))
-        previous = visit
     given = [error for error in (participant.error, *errors) if error]
     report = ParticipantReport(
         participant=participant.label,
@@ -73,7 +71,7 @@ def write_report(
         warnings=(*participant.left_out, *warnings, *_warnings(participant, settings)),
         change_cautions=changes.cautions(settings),
         followed=changes.follows_lesions(settings),
-        methods_html=f'<p>{trusted(methods_text(settings, [participant]))}</p>',
+        methods=methods_text(settings, [participant]),
         versions={name: version for name, version in versions().items() if version},
         settings={
             'tasks': ', '.join(settings.tasks),
@@ -86,17 +84,13 @@ def write_report(
     return write_participant_report(settings.output_dir, report)
 
 
-def _compared(visits: Sequence[Visit], settings: Settings) -> bool:
-    """Tell whether any visit is compared with the one before."""
-    return any(longitudinal.compares(visits, index, settings) for index in range(len(visits)))
-
-
 def _warnings(participant: Participant, settings: Settings) -> Iterator[str]:
     """Give what a reader must know before reading any number."""
     if settings.sloppy:
         yield 'Made with --sloppy: the numbers are not results.'
     models = models_for(settings)
-    done = ['lesions', *(['longitudinal'] if _compared(participant.visits, settings) else [])]
+    compared = longitudinal.compared_visits(participant.visits, settings)
+    done = ['lesions', *(['longitudinal'] if compared else [])]
     trained = with_confirming({task: models[task] for task in done if task in models})
     for name, spec in {spec.name: spec for spec in trained.values()}.items():
         if spec.training.synthetic_only:

@@ -47,6 +47,8 @@ LONGEST_PARTICIPANT, LONGEST_SESSION = 64, 32
 def check_folders(settings: Settings) -> None:
     """Check that input and output folders can be what the command line says they are.
 
+    The participant level's are made where they do not exist; the group level makes none.
+
     Raises
     ------
     UsageError
@@ -73,9 +75,12 @@ def check_folders(settings: Settings) -> None:
                 f'{folder}: the {name} folder lies inside the input dataset. Choose a folder '
                 f'outside it, or {source / "derivatives" / "msapp"}.'
             )
-    if not settings.dry_run:
-        for folder in (target, settings.work_path):
-            _check_writable(folder)
+    if settings.dry_run:
+        return
+    if 'participant' in settings.levels:
+        _check_writable(settings.work_path)
+    if 'participant' in settings.levels or target.is_dir():
+        _check_writable(target)
 
 
 def _unprintable(folder: Path) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from msapp import __version__
 from msapp.bids.checks import printable
-from msapp.errors import UsageError
+from msapp.errors import InputError, MissingDependencyError, UsageError
 from msapp.files import write_atomic
 
 BIDS_VERSION = '1.10.0'
@@ -42,14 +42,11 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
     """
     path = output_dir / DESCRIPTION
     # Only a description that can be read tells whose output it is.
-    if known := _read_json(path):
-        generators = known.get('GeneratedBy')
-        items = generators if isinstance(generators, list) else []
-        if not any(item.get('Name') == 'msapp' for item in items if isinstance(item, dict)):
-            raise UsageError(
-                f'{output_dir}: holds the output of another program (see {DESCRIPTION}). '
-                'Choose an empty folder.'
-            )
+    if (known := _read_json(path)) and not _is_of_msapp(known):
+        raise UsageError(
+            f'{output_dir}: holds the output of another program (see {DESCRIPTION}). '
+            'Choose an empty folder.'
+        )
     generated: dict[str, Any] = {
         'Name': 'msapp',
         'Version': __version__,
@@ -72,6 +69,27 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
     write_atomic(output_dir / '.bidsignore', '\n'.join(IGNORED) + '\n')
 
 
+def check_output(output_dir: Path) -> None:
+    """Check that the participant level has written to a folder; nothing is made there.
+
+    Raises
+    ------
+    InputError
+        If it does not exist, or has no ``dataset_description.json`` of msapp.
+    """
+    if not _is_of_msapp(_read_json(output_dir / DESCRIPTION)):
+        raise InputError(
+            f'{output_dir}: no visit was processed yet. It holds no {DESCRIPTION} of msapp: '
+            'check the name of the folder. Run msapp at participant level first.'
+        )
+
+
+def _is_of_msapp(description: dict[str, Any]) -> bool:
+    generators = description.get('GeneratedBy')
+    items = generators if isinstance(generators, list) else []
+    return any(item.get('Name') == 'msapp' for item in items if isinstance(item, dict))
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object; one that is missing or broken is empty."""
     try:
@@ -87,19 +105,26 @@ def _text(content: dict[str, Any], key: str, default: str) -> str:
     return printable(value) if isinstance(value, str) and value.strip() else default
 
 
-def validate(bids_dir: Path) -> str | None:
+def validate(bids_dir: Path) -> str:
     """Run the schema validator on a dataset.
 
     Returns
     -------
-    str or None
-        What it found wrong, in its words; None where it found nothing or is not installed.
+    str
+        What it found wrong, in its words; empty where it found nothing.
+
+    Raises
+    ------
+    MissingDependencyError
+        If it is not installed, or cannot be run to its end.
     """
     # Beside the interpreter, where an environment has it without being activated, or on the PATH.
     places = [str(Path(sys.executable).parent), os.environ.get('PATH', os.defpath)]
     program = shutil.which('bids-validator-deno', path=os.pathsep.join(places))
     if program is None:
-        return None
+        raise MissingDependencyError(
+            'the BIDS validator is not installed. Install it: pip install bids-validator-deno'
+        )
     try:
         # Its cache would go to the home folder, which need not exist and is not ours to fill.
         with tempfile.TemporaryDirectory(prefix='msapp-') as cache:
@@ -112,9 +137,9 @@ def validate(bids_dir: Path) -> str | None:
                 check=False,
                 env={**os.environ, 'NO_COLOR': '1', 'DENO_DIR': cache},
             )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return (result.stdout or result.stderr).strip() if result.returncode else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingDependencyError(f'the BIDS validator did not end ({error})') from error
+    return (result.stdout or result.stderr).strip() if result.returncode else ''
 
 
 def uri(path: Path, bids_dir: Path, output_dir: Path) -> str:

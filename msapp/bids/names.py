@@ -82,6 +82,17 @@ def _build(pattern: str, participant: str, session: str | None, entities: dict[s
     return Path(name)
 
 
+def since_label(session: str | None) -> str:
+    """Return the ``desc`` of what is told since an earlier visit.
+
+    Examples
+    --------
+    >>> since_label('ses-1')
+    'since1'
+    """
+    return f'since{(session or "").removeprefix("ses-")}'
+
+
 def contrast_entities(contrast: str) -> dict[str, Any]:
     """Return suffix and contrast agent of a contrast.
 

@@ -31,6 +31,7 @@ from msapp.errors import (
     InternalError,
     InterruptedRunError,
     LockedError,
+    MissingDependencyError,
     MsappError,
 )
 from msapp.files import remove_temporary, storage_error
@@ -224,7 +225,11 @@ def _validate_input(settings: Settings, logger: logging.Logger) -> None:
 
     if settings.skip_bids_validation:
         return
-    problems = validate(settings.bids_dir)
+    try:
+        problems = validate(settings.bids_dir)
+    except MissingDependencyError as error:
+        logger.info('The input was not validated: %s', error)
+        return
     if problems:
         logger.warning('The BIDS validator finds errors in %s:\n%s', settings.bids_dir, problems)
 
@@ -298,14 +303,17 @@ def _add_group_level(settings: Settings, code: int) -> int:
 
 def run_group_level(settings: Settings) -> int:
     """Write the group's tables and page."""
+    from msapp.bids.dataset import check_output
     from msapp.engine.locks import Locks
     from msapp.workflows.group import run_group
 
+    check_output(settings.output_dir)
     with Locks([settings.output_dir]) as locks:
         locks.take('group')
         remove_temporary(settings.output_dir, 'group*')
         result = run_group(settings)
-    for problem in result.problems:
+    for problem in (*result.problems, *result.doubts):
         complain(f'msapp: warning: {problem}\n')
-    say(f'group: {result.visits} visits. Report: {result.page}\n')
+    limited = f' Limited to {", ".join(result.limited_to)}.' if result.limited_to else ''
+    say(f'group: {result.visits} visits.{limited} Report: {result.page}\n')
     return EXIT_DONE

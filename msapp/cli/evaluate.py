@@ -49,6 +49,9 @@ rules (scores by voxel are always given: Dice, sensitivity, ..., distances in mm
             (%), recall and F1 of lesions; label 2 of TRUTH is left out
   isbi      ISBI 2015: shares of false and of found lesions; the score over all cases is printed
   ivadomed  a tenth of a lesion covered; as the spinal-cord lesion models are evaluated
+MSGC 2008 is no rule: its score compares each error with that of the challenge's second rater, which
+is not known here. With a second rater of your own, msapp.evaluation.challenges.msgc2008_score gives
+it.
 
 Scores that nothing defines are n/a, and n says how many cases a mean is of.
 

@@ -110,29 +110,67 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
         )
 
 
-def not_done(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:
-    """Say what is not done for a visit, and why."""
-    from msapp.workflows.lesions import lacking_contrasts
+def not_done(visits: Sequence[Visit], number: int, settings: Settings) -> Iterator[str]:
+    """Say what is not done for the visit of a number, from 0, and why."""
+    from msapp.workflows.lesions import lacking_contrasts, taken_contrasts
 
+    visit = visits[number]
     needed = lacking_contrasts(visit, settings)
     if needed:
         yield f'Lesions are not measured: there is no {" and no ".join(needed)}.'
     elif 'FLAIR' not in visit.images:
         yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
-    absent = [name for name in ('T1w', 'T2w') if name not in (*visit.images, *needed)]
-    if absent:
-        yield f'{" and ".join(absent)}: not found; what is measured does not need it.'
-    if previous is None or 'longitudinal' not in settings.tasks:
-        return
-    if visit.session is not None:
-        lacking = [item.name for item in (previous, visit) if 'FLAIR' not in item.images]
-        if lacking:
-            yield f'Not compared with {previous.name}: no FLAIR in {", ".join(lacking)}.'
+    taken = taken_contrasts(settings) if 'lesions' in settings.tasks else ()
+    for name in ('T1w', 'T2w'):
+        if name in (*visit.images, *needed):
+            continue
+        without = (
+            'lesions are found without it' if name in taken else 'nothing that is measured uses it'
+        )
+        yield f'{name}: not found; {without}.'
+    if 'lesions' in settings.tasks:
+        yield from _not_used(visits, number, settings)
+    if number and 'longitudinal' in settings.tasks:
+        yield from _not_compared(visits, number, settings)
+
+
+def _not_used(visits: Sequence[Visit], number: int, settings: Settings) -> Iterator[str]:
+    """Say which contrasts of a visit its lesions are not found from, since another has none."""
+    from msapp.workflows.lesions import taken_contrasts, used_contrasts
+
+    used, visit = used_contrasts(visits, settings), visits[number]
+    for name in taken_contrasts(settings):
+        if number not in used or name not in visit.images or name in used[number]:
+            continue
+        without = [visits[other] for other in used if name not in visits[other].images]
+        yield (
+            f'{name} of {visit.name} is not used for lesions, since {_names(without)} '
+            f'{"have" if without[1:] else "has"} none: lesions of all visits with FLAIR are found '
+            'from the same contrasts, so that they can be compared.'
+        )
+
+
+def _not_compared(visits: Sequence[Visit], number: int, settings: Settings) -> Iterator[str]:
+    """Say with which visits before a visit is not compared: both need FLAIR."""
+    from msapp.workflows.longitudinal import compared_visits
+
+    since = compared_visits(visits, settings).get(number)
+    if 'FLAIR' not in visits[number].images:
+        yield f'Not compared with a visit before: no FLAIR in {visits[number].name}.'
+    elif since is None:
+        yield f'Not compared with a visit before: no FLAIR in {_names(visits[:number])}.'
+    elif skipped := visits[since + 1 : number]:
+        yield f'Compared with {visits[since].name}, not with {_names(skipped)}: no FLAIR there.'
+
+
+def _names(visits: Sequence[Visit]) -> str:
+    return ', '.join(visit.name for visit in visits)
 
 
 def describe(participants: Sequence[Participant], settings: Settings) -> Iterator[str]:
     """Give the lines of ``--dry-run``, participant by participant."""
     from msapp.workflows.changes import tracked_visits
+    from msapp.workflows.longitudinal import compared_visits
 
     for participant in participants:
         if participant.error:
@@ -140,24 +178,24 @@ def describe(participants: Sequence[Participant], settings: Settings) -> Iterato
             continue
         yield f'{participant.label}: {len(participant.visits)} visit(s)'
         yield from (f'  left out: {reason}' for reason in participant.left_out)
-        visits, previous = participant.visits, None
-        tracked = tracked_visits(visits, settings)
+        visits = participant.visits
+        pairs, tracked = compared_visits(visits, settings), tracked_visits(visits, settings)
         since = {now: visits[before].name for before, now in pairwise(tracked)}
         for number, visit in enumerate(visits):
             yield f'  {visit.name}' + (f', {visit.acq_time}' if visit.acq_time else '')
             yield from (f'    {name}: {path.name}' for name, path in visit.images.items())
-            steps = [*_steps(visit, previous, settings)]
+            before = visits[pairs[number]] if number in pairs else None
+            steps = [*_steps(visit, before, settings)]
             if number in since:
                 steps.append(f'changes of lesions since {since[number]}')
             yield f'    would run: {"; ".join(steps)}'
-            reasons = [*visit.left_out, *not_done(visit, previous, settings)]
+            reasons = [*visit.left_out, *not_done(visits, number, settings)]
             yield from (f'    left out: {reason}' for reason in reasons)
-            previous = visit
     yield from not_in_run(settings).values()
 
 
-def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator[str]:
-    """Name the steps of a visit."""
+def _steps(visit: Visit, before: Visit | None, settings: Settings) -> Iterator[str]:
+    """Name the steps of a visit, which is compared with one before or with none."""
     from msapp.models.registry import CLASSICAL
     from msapp.workflows.lesions import can_find_lesions
 
@@ -169,9 +207,8 @@ def _steps(visit: Visit, previous: Visit | None, settings: Settings) -> Iterator
     yield 'midpoint space'
     if 'lesions' in settings.tasks and can_find_lesions(visit, settings):
         yield f'lesions ({settings.lesion_model})'
-    pair = [previous, visit] if previous is not None else []
-    if 'longitudinal' in settings.tasks and pair and all('FLAIR' in item.images for item in pair):
-        yield f'candidates of new lesions since {pair[0].name}'
+    if before is not None:
+        yield f'candidates of new lesions since {before.name}'
         if settings.new_lesion_method != CLASSICAL['longitudinal']:
             check = ', with self-check' if settings.self_check else ''
-            yield f'new lesions since {pair[0].name} ({settings.new_lesion_method}){check}'
+            yield f'new lesions since {before.name} ({settings.new_lesion_method}){check}'

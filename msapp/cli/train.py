@@ -15,14 +15,26 @@ from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError, UsageErr
 EPILOG = """\
 Training may be stopped at any time; the same command goes on from the last checkpoint.
 
-To go on from a model of msapp with your own patients, copy the recipe, give it a name and version
-of yours, list your images and manual masks as [[data.real]] in place of ours, leave out prior (it
-is that of drawn heads), set data.held_out_heads to label maps that you have and
-data.synthetic_share below 1, leave out lesion_priors and held_out_priors unless you have those
-masks, and give --from lesions with a lower --learning-rate (2e-4), few --steps (200) and --keep-
-start 0.5. Images may come as the scanner made them; the mask must lie on the FLAIR, or on the
-first image of the recipe's channels. What is exported is the running mean of the weights
-(schedule.average): after few steps much of it is still what they began with.
+To go on from a model of msapp with your own patients, copy the recipe lesions, give it a name and
+version of yours, put your patients in place of ours ([[data.real]], [data.folds]), leave out prior
+(it is that of drawn heads), lesion_priors and held_out_priors unless you have those masks, and give
+--from lesions with a lower --learning-rate (2e-4), few --steps (200) and --keep-start 0.5. A BIDS
+dataset is listed by itself; masks are looked for as PARTICIPANT/SESSION/anat/*_mask.nii.gz:
+
+  [data.bids]
+  folder = "study"               # below --data
+  masks = "derivatives/manual"   # below the dataset
+  mask_names = "*_mask.nii*"     # after participant and session; this if left out
+  leave_out = ["sub-02_ses-1"]   # participants and visits without a mask
+
+Images are used as the scanner made them; the mask must lie on the FLAIR, or on the first image of
+the recipe's channels. With synthetic_share = 0 nothing is drawn: leave heads and held_out_heads
+out. Else heads names your label maps, and held_out_heads some of them. Each participant of a BIDS
+dataset is a fold: --fold sub-01 does not learn from sub-01 and measures Dice on it, whole
+(validation_dice_real in log/*/metrics.csv and in curves.png), before --keep-start mixes anything.
+
+What is exported is the running mean of the weights (schedule.average): after few steps much of it
+is still what they began with.
 """
 
 
@@ -103,7 +115,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--learning-rate', type=float, help="in place of the recipe's highest")
     parser.add_argument('--max-minutes', type=float, help='stop and export after so many minutes')
-    parser.add_argument('--fold', help="leave out the real cases of this fold of the recipe's")
+    parser.add_argument(
+        '--fold', help='do not learn from the real cases of this fold, and validate on them'
+    )
     parser.add_argument(
         '--from', dest='start_from', metavar='MODEL', help='start from the weights of this model'
     )

@@ -66,17 +66,20 @@ def predict_zones(
         grid = window_about(centre, spec.window, spec.spacing_mm)
         probabilities = _predict(image, network, spec, grid, device)
         brain = 1 - probabilities[0]
-        volume_ml = float(brain.sum()) * geometry.voxel_volume_mm3(grid) / MM3_PER_ML
-        if volume_ml < SMALLEST_BRAIN_ML:
-            raise InputError(
-                f'the anatomy network finds {volume_ml:.0f} ml of brain, too little. Check the '
-                "image's orientation and field of view, use --brain-extraction template, or give "
-                'a brain mask with --derivatives.'
-            )
+        if not brain.any():
+            break
         found = geometry.centre_of_mass_mm(geometry.like(brain, grid))
         if np.linalg.norm(found - centre) <= CENTRED_MM:
             break
         centre = found
+    # Not sooner: a first window may cut most of the brain of a head on a large body.
+    volume_ml = float(brain.sum()) * geometry.voxel_volume_mm3(grid) / MM3_PER_ML
+    if volume_ml < SMALLEST_BRAIN_ML:
+        raise InputError(
+            f'the anatomy network finds {volume_ml:.0f} ml of brain, too little. Check the '
+            "image's orientation and field of view, use --brain-extraction template, or give "
+            'a brain mask with --derivatives.'
+        )
     return nib.Nifti1Image(np.moveaxis(probabilities, 0, -1), grid.affine)
 
 

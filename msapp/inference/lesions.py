@@ -12,8 +12,9 @@ from scipy import ndimage
 from msapp.errors import InputError
 from msapp.inference.normalise import clip_white_matter
 from msapp.inference.predictor import predict, predict_samples
-from msapp.inference.prior import adapt_prior
+from msapp.inference.prior import find_shift
 from msapp.lesions.uncertainty import SampleUncertainty, UncertaintyMaps
+from msapp.networks import predicts_variance
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +53,8 @@ def predict_lesions(
     -------
     (I, J, K) ndarray of float32
         In [0, 1]; 0 outside the brain. Of a model that names its prior, adapted to the share of
-        lesion in this brain, see `msapp.inference.prior`.
+        lesion in this brain, see `msapp.inference.prior`; then, as logits, divided by the model's
+        temperature, which so leaves a mask at 0.5 as it is.
 
     Raises
     ------
@@ -60,18 +62,8 @@ def predict_lesions(
         If the model needs a contrast that is not there.
     """
     place = _Place.of(images, brain, spec)
-    logits = predict(
-        network,
-        place.channels,
-        window=spec.window,
-        overlap=spec.overlap,
-        device=device,
-        flips=flips,
-    )
-    probability = place.paste(_probability(logits[0], spec))
-    if spec.prior is not None:
-        probability[brain] = adapt_prior(probability[brain], spec.prior)
-    return probability
+    logits = _predict(place, network, spec, flips, device)
+    return place.paste(_probability(logits, place.find_shift(logits, spec), spec))
 
 
 def sample_lesions(
@@ -98,8 +90,9 @@ def sample_lesions(
     Returns
     -------
     UncertaintyMaps
-        Of (I, J, K) maps; 0 outside the brain. They are of the network's own probabilities, not
-        adapted to this brain.
+        Of (I, J, K) maps; 0 outside the brain. They are of probabilities adapted and divided as by
+        `predict_lesions`, of which the mask is made; ``predicted_variance`` is that of the
+        network's own logits, None if it predicts none.
 
     Raises
     ------
@@ -107,10 +100,19 @@ def sample_lesions(
         As `predict_lesions`.
     ValueError
         If the network has no dropout.
+
+    Notes
+    -----
+    All samples are shifted as the pass without dropout is, which is done once more for it: the
+    mask is its mask, and how common lesions are is one fact of the brain. A shift of each sample's
+    own would take out what the samples disagree on.
     """
     place = _Place.of(images, brain, spec)
+    shift = 0.0
+    if spec.prior is not None:
+        shift = place.find_shift(_predict(place, network, spec, flips, device), spec)
     found = SampleUncertainty()
-    for logits in predict_samples(
+    for logits, *log_variance in predict_samples(
         network,
         place.channels,
         samples=samples,
@@ -119,11 +121,13 @@ def sample_lesions(
         overlap=spec.overlap,
         device=device,
         flips=flips,
+        with_variance=predicts_variance(network),
     ):
-        found.add(_probability(logits[0], spec))
-    maps = found.maps()
-    measures = ('probability', 'entropy', 'variance', 'mutual_information')
-    return UncertaintyMaps(**{name: place.paste(getattr(maps, name)) for name in measures})
+        found.add(_probability(logits, shift, spec), *map(np.exp, log_variance))
+    maps = vars(found.maps())
+    return UncertaintyMaps(
+        **{name: place.paste(values) for name, values in maps.items() if values is not None}
+    )
 
 
 def drop_partial(
@@ -186,6 +190,10 @@ class _Place:
         scaled = clip_white_matter(torch.from_numpy(np.stack(channels).astype(np.float32)))
         return cls(box, brain, scaled.numpy())
 
+    def find_shift(self, logits: np.ndarray, spec: ModelSpec) -> float:
+        """Return what adapts logits of the box to this brain; 0 for a model without a prior."""
+        return 0.0 if spec.prior is None else find_shift(logits[self.brain[self.box]], spec.prior)
+
     def paste(self, values: np.ndarray) -> np.ndarray:
         """Put values of the box back into the whole, 0 outside the brain."""
         whole = np.zeros(self.brain.shape, np.float32)
@@ -193,8 +201,24 @@ class _Place:
         return whole
 
 
-def _probability(logits: np.ndarray, spec: ModelSpec) -> np.ndarray:
+def _predict(
+    place: _Place, network: nn.Module, spec: ModelSpec, flips: bool, device: torch.device | str
+) -> np.ndarray:
+    """Return the network's own logits in the box."""
+    logits: np.ndarray = predict(
+        network,
+        place.channels,
+        window=spec.window,
+        overlap=spec.overlap,
+        device=device,
+        flips=flips,
+    )[0]
+    return logits
+
+
+def _probability(logits: np.ndarray, shift: float, spec: ModelSpec) -> np.ndarray:
     import torch
 
-    probability: np.ndarray = torch.sigmoid(torch.from_numpy(logits) / spec.temperature).numpy()
+    adapted = torch.from_numpy(logits) + shift
+    probability: np.ndarray = torch.sigmoid(adapted / spec.temperature).numpy()
     return probability

@@ -12,6 +12,9 @@ from msapp.interfaces.base import InterfaceInputSpec, NodeInterface, TraitedSpec
 
 class _AssessInput(InterfaceInputSpec):
     tracks = traits.List(traits.Dict(), mandatory=True)
+    changes = traits.List(
+        traits.List(traits.Dict()), mandatory=True, desc='from each visit to the next'
+    )
     visits = traits.List(traits.Str(), mandatory=True, desc='names, in order of time')
     lesions = traits.List(
         traits.List(traits.Dict()), mandatory=True, desc='table of lesions of each visit'
@@ -50,6 +53,7 @@ class AssessDissemination(NodeInterface):
                 {row['lesion']: row['location'] for row in rows},
                 {row['lesion']: row['extent_mm'] for row in rows},
                 judged=number in self.inputs.judged,
+                changes=self.inputs.changes[number - 1] if number else (),
             )
             for number, (name, rows) in enumerate(
                 zip(self.inputs.visits, self.inputs.lesions, strict=True)

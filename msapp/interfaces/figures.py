@@ -13,8 +13,6 @@ from msapp.interfaces.outputs import Sink, SinkInput, SinkOutput
 
 # What a panel of regions may show: names in msapp.reports.panels.
 REGIONS = ('candidates', 'detected', 'selfcheck')
-# Rows of the panel of new lesions; with more, too few grey levels are left in the picture.
-MOST_NEW_LESIONS = 8
 
 
 class _MosaicInput(SinkInput):
@@ -246,7 +244,6 @@ class DrawNewLesions(Sink):
                 for row in self.inputs.lesion_rows
                 if row['lesion'] in names
             ],
-            max_rows=MOST_NEW_LESIONS,
             names=self.inputs.labels,
         )
         return {'out_file': str(target)}

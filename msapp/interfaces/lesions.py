@@ -69,6 +69,7 @@ class FindLesions(NodeInterface):
             self.inputs,
             found.mask,
             model=(threshold.NAME, None),
+            contrasts=('FLAIR',),
             minimum_mm3=threshold.MINIMUM_MM3,
             folder=folder,
         )
@@ -78,6 +79,7 @@ class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     t1w = File(exists=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
+    sources = traits.Dict(mandatory=True, desc='BIDS URI of each contrast')
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
     mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
     seed = traits.Int(0, usedefault=True)
@@ -85,6 +87,7 @@ class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
 
 class _SegmentLesionsOutput(_FindLesionsOutput):
     probability = File(exists=True)
+    metadata = traits.Dict(desc='which sources were used')
     entropy = File(exists=True)
     variance = File(exists=True)
     mutual_information = File(exists=True)
@@ -107,27 +110,18 @@ class SegmentLesions(NodeInterface):
         given = {'FLAIR': inputs.flair, 'T1w': inputs.t1w}
         there = {name: array(path) for name, path in given.items() if isdefined(path)}
         images = drop_partial(there, brain, spec)
-        device = current_device()
-        probability = predict_lesions(
-            images, brain, network, spec, flips=inputs.flips, device=device
-        )
+        options: dict[str, Any] = {'flips': inputs.flips, 'device': current_device()}
+        probability = predict_lesions(images, brain, network, spec, **options)
         maps, files = None, {}
         if inputs.mc_samples:
-            maps = sample_lesions(
-                images,
-                brain,
-                network,
-                spec,
-                samples=inputs.mc_samples,
-                seed=inputs.seed,
-                flips=inputs.flips,
-                device=device,
-            )
+            options |= {'samples': inputs.mc_samples, 'seed': inputs.seed}
+            maps = sample_lesions(images, brain, network, spec, **options)
             files = {name: getattr(maps, name) for name in UNCERTAINTIES}
         described = _describe(
             inputs,
             probability >= spec.threshold,
             model=(spec.name, spec.identity),
+            contrasts=tuple(images),
             minimum_mm3=spec.minimum_mm3,
             folder=folder,
             probability=probability,
@@ -135,6 +129,7 @@ class SegmentLesions(NodeInterface):
         )
         left_out = ','.join(sorted(there.keys() - images.keys()))
         described['measures']['lesion_contrasts_left_out'] = left_out or None
+        described['metadata'] = {'Sources': [inputs.sources[name] for name in images]}
         grid = load(inputs.brain_mask)
         for name, values in {'probability': probability, **files}.items():
             described[name] = save(values, grid, folder / f'{name}.nii.gz')
@@ -146,6 +141,7 @@ def _describe(
     mask: np.ndarray,
     *,
     model: tuple[str, str | None],
+    contrasts: tuple[str, ...],
     minimum_mm3: float,
     folder: Path,
     probability: np.ndarray | None = None,
@@ -176,6 +172,7 @@ def _describe(
     measures = {
         'lesion_model': model[0],
         'lesion_model_sha256': model[1],
+        'lesion_contrasts': ','.join(contrasts),
         'lesion_count': len(rows),
         'lesion_volume_ml': sum(volumes) / 1000,
         'largest_lesion_ml': max(volumes, default=0.0) / 1000,

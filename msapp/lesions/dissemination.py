@@ -23,6 +23,8 @@ was not measured could still meet it. How this applies:
   at the visit before. Enhancement is what an image after gadolinium shows; enhancement predicted
   from other images is no measurement, so leave it out.
 - A lesion that is ``unconfirmed`` (`msapp.lesions.change`) is not new; the note names it.
+- New tissue that touches an old lesion may be its growth, or a new lesion that is part of it now.
+  Where no lesion is new, such tissue leaves it open; the note names the old lesions.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
+from msapp.lesions.change import LEAST_LESION_MM3, MM3_PER_ML
 from msapp.lesions.location import LOCATIONS
+from msapp.lesions.matching import ROUNDING
 
 HEADING = (
     'Research use only: imaging items of the 2017 McDonald criteria (Thompson et al., '
@@ -73,6 +77,8 @@ class VisitFindings:
         None at the first visit.
     unconfirmed : frozenset of int
         Lesions without counterpart at the visit before that nothing else supports.
+    touched : frozenset of int
+        Lesions of the visit before that new tissue touches, by a detector.
     enhancing : frozenset of int, optional
         Lesions that enhance after gadolinium; None without such an image.
     kin : mapping of int to frozenset of int
@@ -85,6 +91,7 @@ class VisitFindings:
     places: Mapping[int, str | None]
     new: frozenset[int] | None = None
     unconfirmed: frozenset[int] = frozenset()
+    touched: frozenset[int] = frozenset()
     enhancing: frozenset[int] | None = None
     kin: Mapping[int, frozenset[int]] = field(default_factory=dict)
     cord: tuple[int, ...] | None = None
@@ -119,6 +126,7 @@ def gather_findings(
     long_axes_mm: Mapping[int, float],
     *,
     judged: bool = True,
+    changes: Iterable[Mapping[str, Any]] = (),
     enhancing: Iterable[int] | None = None,
     cord: Iterable[int] | None = None,
 ) -> VisitFindings:
@@ -139,6 +147,8 @@ def gather_findings(
     judged : bool
         Whether a detector compared the visit's images with those of the visit before. What is new
         by two segmentations alone does not count.
+    changes : iterable of mapping, optional
+        Lines of the table of `msapp.lesions.change.Comparison`, since the visit before.
     enhancing : iterable of int, optional
         Labels that enhance; None without an image after gadolinium.
     cord : iterable of int, optional
@@ -160,6 +170,7 @@ def gather_findings(
         places={identifier: places[label] for label, identifier in names.items()},
         new=_of_state(states, 'new') if visit and judged else None,
         unconfirmed=_of_state(states, 'unconfirmed'),
+        touched=_touched(changes, states),
         enhancing=None if lit is None else frozenset(names[label] for label in lit & set(names)),
         kin=_kin(here),
         cord=None if cord is None else tuple(cord),
@@ -227,6 +238,20 @@ def any_of(states: Iterable[str]) -> str:
 
 def _of_state(states: Mapping[int, str], state: str) -> frozenset[int]:
     return frozenset(name for name, found in states.items() if found == state)
+
+
+def _touched(changes: Iterable[Mapping[str, Any]], counted: Iterable[int]) -> frozenset[int]:
+    """Return the old lesions that new tissue touches and that are now in one of ``counted``."""
+    least_ml = LEAST_LESION_MM3 * (1 - ROUNDING) / MM3_PER_ML
+    touched: set[int] = set()
+    for line in changes:
+        before, after = (
+            {int(name) for name in line[f'identifiers_{when}'].split(',') if name}
+            for when in ('before', 'after')
+        )
+        if (line['marked_ml'] or 0) >= least_ml and after.intersection(counted):
+            touched |= before
+    return frozenset(touched)
 
 
 def _kin(lines: pd.DataFrame) -> dict[int, frozenset[int]]:
@@ -331,9 +356,12 @@ def _new_lesions(visit: VisitFindings) -> _Item:
     """Return the item of new T2 lesions at a follow-up."""
     if visit.new is None:
         return _Item(NOT_MEASURED, (), f'{visit.name}: no network for new lesions looked')
-    doubtful = sorted(visit.unconfirmed)
-    note = f'{visit.name}: unconfirmed {_join(doubtful)}' if doubtful else ''
-    return _Item(MET if visit.new else NOT_MET, tuple(sorted(visit.new)), note)
+    state = MET if visit.new else NOT_MEASURED if visit.touched else NOT_MET
+    notes = [f'unconfirmed {_join(sorted(visit.unconfirmed))}'] if visit.unconfirmed else []
+    if state == NOT_MEASURED:
+        notes.append(f'new tissue touches lesion {_join(sorted(visit.touched))}: growth or new')
+    note = f'{visit.name}: {", ".join(notes)}' if notes else ''
+    return _Item(state, tuple(sorted(visit.new)), note)
 
 
 def _new_enhancing(before: VisitFindings, visit: VisitFindings) -> _Item:

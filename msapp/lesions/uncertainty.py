@@ -78,7 +78,7 @@ class SampleUncertainty:
         Parameters
         ----------
         probability : (I, J, K) ndarray
-            Of lesion, 0 to 1: the sigmoid of one sample's logits (divided by the temperature).
+            Of lesion, 0 to 1: what one sample makes of the probability of which the mask is made.
         variance : (I, J, K) ndarray, optional
             Predicted for the logits, at least 0: the exponential of what the variance head says.
             With every sample or with none.

@@ -11,7 +11,7 @@ from msapp.errors import MissingDependencyError
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ['ARCHITECTURES', 'build_network']
+__all__ = ['ARCHITECTURES', 'build_network', 'predicts_variance']
 
 # Name in model.toml: the module and the class. Every class takes its arguments by keyword.
 ARCHITECTURES = {
@@ -57,3 +57,8 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
             'Correct them in model.toml.'
         ) from error
     return network
+
+
+def predicts_variance(network: nn.Module) -> bool:
+    """Tell whether a network predicts the variance of its logits (``forward_with_variance``)."""
+    return getattr(network, 'variance_head', None) is not None

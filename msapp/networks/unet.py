@@ -9,6 +9,10 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
+# Bounds the logarithm of a logit's variance, on both sides: noise of 12 logits says all there is to
+# say against a logit, and without a limit it would grow for ever where labels are random.
+MOST_LOG_VARIANCE = 5.0
+
 
 class HeadedUNet(nn.Module):
     """MONAI's residual U-Net, then a 1x1x1 convolution that gives the logits.
@@ -90,6 +94,8 @@ class HeadedUNet(nn.Module):
     def forward_with_variance(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the logits and the logarithm of their variance, of the same shape.
 
+        It is within 5 of 0 (`MOST_LOG_VARIANCE`).
+
         Raises
         ------
         ValueError
@@ -98,4 +104,5 @@ class HeadedUNet(nn.Module):
         if self.variance_head is None:
             raise ValueError('this network has no variance head; build it with variance_head=true')
         features = self.unet(image)
-        return self.head(features), self.variance_head(features)
+        log_variance = torch.tanh(self.variance_head(features) / MOST_LOG_VARIANCE)
+        return self.head(features), MOST_LOG_VARIANCE * log_variance

@@ -8,7 +8,7 @@ the picture, and sagittal slices face left.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -263,10 +263,10 @@ def fewer_colours(rgb: np.ndarray, greys: int) -> bytes:
     """
     from PIL import Image
 
-    spread = rgb.max(axis=-1).astype(int) - rgb.min(axis=-1)
-    coloured = spread > 12
+    coloured = rgb.max(axis=-1) - rgb.min(axis=-1) > 12
     levels = np.linspace(0, 255, greys).round().astype(np.uint8)
-    index = (rgb.mean(axis=-1) / 255 * (greys - 1)).round().astype(np.uint8)
+    brightness = rgb.mean(axis=-1, dtype=np.float32) / 255
+    index = (brightness * (greys - 1)).round().astype(np.uint8)
     palette = np.repeat(levels[:, None], 3, axis=1)
     if coloured.any():
         strip = Image.fromarray(rgb[coloured][None]).quantize(64, Image.Quantize.FASTOCTREE)
@@ -280,13 +280,24 @@ def fewer_colours(rgb: np.ndarray, greys: int) -> bytes:
     return buffer.getvalue()
 
 
+def _pixels(figure: Figure) -> np.ndarray:
+    """Return a figure as it is drawn: (height, width, 3) ndarray of uint8."""
+    figure.canvas.draw()
+    return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
 def save(figure: Figure, out: Path) -> Path:
     """Write the figure as the finest palette PNG that stays under `MAX_BYTES`."""
-    figure.canvas.draw()
-    rgb = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+    return save_sheets([figure], out)
+
+
+def save_sheets(figures: Iterable[Figure], out: Path) -> Path:
+    """Write figures one below the other, with `MAX_BYTES` for each; they are drawn in turn."""
+    sheets = [_pixels(figure) for figure in figures]
+    rgb = np.concatenate(sheets)
     for greys in (128, 64, 32, 16):
         data = fewer_colours(rgb, greys)
-        if len(data) <= MAX_BYTES:
+        if len(data) <= MAX_BYTES * len(sheets):
             break
     write_atomic(out, data)
     return out

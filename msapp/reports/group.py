@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from msapp.reports.doubts import find_doubts
 from msapp.reports.html import encode_png, heading, unit, write_page
 from msapp.reports.plots import ALERT, DATA, GREY, light_figure, to_png
 from msapp.stats.columns import VISITS
@@ -49,6 +50,34 @@ TABLE_COLUMNS = (
     'candidate_count',
     'candidate_volume_ml',
     *QUALITY,
+)
+
+# Columns that are summed: what they count, the words where nothing was measured, and in what.
+COUNTS = (
+    (
+        'lesion_count',
+        'lesions, each counted at every visit that has it',
+        'lesions not measured',
+        'visit',
+    ),
+    (
+        'new_lesion_count',
+        'new lesions by comparison of segmentations',
+        'new lesions not measured by comparison of segmentations',
+        'pair',
+    ),
+    (
+        'detected_new_count',
+        'new or enlarged places by a network for new lesions',
+        'no network for new lesions used',
+        'pair',
+    ),
+    (
+        'candidate_count',
+        'candidates (not confirmed new lesions)',
+        'candidates not looked for',
+        'pair',
+    ),
 )
 
 
@@ -301,9 +330,26 @@ def _rows(output_dir: Path, visits: pd.DataFrame) -> list[VisitRow]:
     return rows
 
 
-def _total(visits: pd.DataFrame, column: str) -> int | None:
-    """Return the sum of a count; None where no visit was measured."""
-    return int(visits[column].sum()) if visits[column].notna().any() else None
+def _totals(visits: pd.DataFrame) -> Iterator[str]:
+    """Say how many there are of what was counted, and in how many visits or pairs of visits."""
+    for column, what, without, noun in COUNTS:
+        values = visits[column].dropna()
+        n = _count(len(values), noun)
+        yield f'{what}: {int(values.sum())} (n = {n})' if len(values) else without
+
+
+def group_doubts(visits: pd.DataFrame) -> Iterator[str]:
+    """Name the visits whose measures break a limit of quality, as the participants' pages do.
+
+    Parameters
+    ----------
+    visits : DataFrame
+        One row a visit, with the columns of `msapp.stats.columns.VISITS`.
+    """
+    for participant, group in visits.groupby('participant_id'):
+        measured = group.assign(session_id=group['session_id'].fillna('the visit'))
+        summaries = {row['session_id']: row.to_dict() for _, row in measured.iterrows()}
+        yield from (f'{participant}, {doubt}' for doubt in find_doubts(summaries))
 
 
 def write_group_report(
@@ -333,11 +379,10 @@ def write_group_report(
         n_participants=int(visits['participant_id'].nunique()),
         n_visits=len(visits),
         n_pairs=int(visits[['candidate_count', 'new_lesion_count']].notna().any(axis=1).sum()),
-        n_lesions=_total(visits, 'lesion_count'),
-        n_new=_total(visits, 'new_lesion_count'),
-        n_detected=_total(visits, 'detected_new_count'),
-        n_candidates=_total(visits, 'candidate_count'),
+        totals=list(_totals(visits)),
+        limited_to=tables.limited_to,
         problems=tables.problems,
+        doubts=list(group_doubts(visits)),
         plots=[_load_plot(visits), _candidate_plot(visits)],
         strips=[strip for strip in strips if strip is not None],
         limit=OUTLIER_LIMIT,

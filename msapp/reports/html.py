@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from markupsafe import Markup
 
 from msapp.files import write_atomic
 from msapp.stats.columns import Columns
@@ -90,7 +89,7 @@ def encode_png(data: bytes) -> str:
 
 @cache
 def environment() -> jinja2.Environment:
-    """Return the template environment; everything is escaped unless it is `Markup`."""
+    """Return the template environment; everything is escaped."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / 'templates'),
         autoescape=True,
@@ -108,8 +107,3 @@ def write_page(path: Path, template: str, **values: Any) -> Path:
     text = environment().get_template(template).render(**values)
     write_atomic(path, text.encode('utf-8'))
     return path
-
-
-def trusted(html: str) -> Markup:
-    """Mark HTML that msapp itself wrote as safe to embed; never for labels or file names."""
-    return Markup(html)

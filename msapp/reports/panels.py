@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,22 +19,26 @@ from msapp.reports.canvas import (
     new_sheet,
     outline,
     plane,
-    save,
+    save_sheets,
     scale,
     write,
 )
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 CROP_MM = 60  # side of a region's picture
 CAPTION_VOXELS = 9  # room above each row of the panel
 PLANE_GAP = 2 * GAP  # between the three planes of a row
+ROWS = 8  # of one sheet
+# Regions shown of what each must be looked at: five sheets.
+MOST_NEW = 40
 
 
 @dataclass(frozen=True)
 class Wording:
-    """What a panel of regions says of them.
+    """What a panel of regions says of them, and how many it shows.
 
     Attributes
     ----------
@@ -46,6 +50,8 @@ class Wording:
         Title and second line of the panel, and what it says where there are no regions.
     colour : str
         Of the outlines.
+    most : int
+        Regions shown, largest first.
     """
 
     word: str
@@ -54,6 +60,7 @@ class Wording:
     note: str
     none: str
     colour: str
+    most: int = ROWS
 
 
 CANDIDATES = Wording(
@@ -71,6 +78,7 @@ DETECTED = Wording(
     note='By a network; not read by anyone',
     none='The network found nothing new.',
     colour=NEW_COLOUR,
+    most=MOST_NEW,
 )
 PAINTED = Wording(
     word='Painted lesion',
@@ -80,7 +88,6 @@ PAINTED = Wording(
     none='There was no room to paint a lesion.',
     colour=CANDIDATE_COLOUR,
 )
-WORDINGS = {'candidates': CANDIDATES, 'detected': DETECTED, 'selfcheck': PAINTED}
 NEW_LESIONS = Wording(
     word='New lesion',
     key='identifier',
@@ -88,7 +95,15 @@ NEW_LESIONS = Wording(
     note='From automatic segmentations',
     none='No new lesion was found.',
     colour=NEW_COLOUR,
+    most=MOST_NEW,
 )
+# By the description in the name of the figure.
+WORDINGS = {
+    'candidates': CANDIDATES,
+    'detected': DETECTED,
+    'selfcheck': PAINTED,
+    'newlesions': NEW_LESIONS,
+}
 
 
 def _crops(volume: np.ndarray, centre: tuple[int, int, int]) -> list[np.ndarray]:
@@ -159,6 +174,44 @@ def _label_row(axes: Axes, top: float, text: str, names: tuple[str, str]) -> Non
     write(axes, 0.5, top - 1.5, text, va='bottom', fontsize=11, weight='bold')
 
 
+def _sheet(
+    volumes: tuple[np.ndarray, np.ndarray],
+    labels: np.ndarray,
+    captions: Mapping[int, str],
+    *,
+    title: str,
+    wording: Wording,
+    names: tuple[str, str],
+) -> Figure:
+    """Draw the regions that have a caption, in its order, on a sheet of their own."""
+    canvas, lines = _panel(volumes, labels, list(captions))
+    note = f'Pairs: {names[0]} | {names[1]} (outlined). {wording.note}'
+    figure, axes, _ = new_sheet(canvas, title, note)
+    outline(axes, lines, wording.colour, width=0.9)
+    for row, caption in enumerate(captions.values()):
+        _label_row(axes, row * (CROP_MM + CAPTION_VOXELS), caption, names)
+    if not captions:
+        middle = canvas.shape[1] / 2, canvas.shape[0] / 2
+        axes.text(*middle, wording.none, color=INK, ha='center', fontsize=16)
+    return figure
+
+
+def _parts(count: int, most: int) -> Iterator[tuple[slice, str]]:
+    """Divide regions into sheets: the places of each, and which of all they are, in words.
+
+    Examples
+    --------
+    >>> [words for _, words in _parts(9, 40)], [words for _, words in _parts(0, 40)]
+    (['1 to 8 of 9, largest first', '9 of 9, largest first'], ['none'])
+    """
+    shown = min(count, most)
+    for start in range(0, max(shown, 1), ROWS):
+        stop = min(start + ROWS, shown)
+        first = f'{start + 1} to ' if stop > start + 1 else ''
+        which = f'{first}{stop} of {count}, largest first' if count else 'none'
+        yield slice(start, stop), which
+
+
 def regions_panel(
     previous: np.ndarray,
     current: np.ndarray,
@@ -168,10 +221,11 @@ def regions_panel(
     brain_mask: np.ndarray,
     wording: Wording = CANDIDATES,
     table: Sequence[Mapping[str, Any]] = (),
-    max_rows: int = 8,
     names: tuple[str, str] = ('before', 'now'),
 ) -> Path:
     """Draw the largest regions: three planes, before and now, 60 mm wide.
+
+    They come on sheets of `ROWS`, one below the other in one picture.
 
     Parameters
     ----------
@@ -185,11 +239,9 @@ def regions_panel(
     brain_mask : (I, J, K) ndarray of bool
         Sets the window.
     wording : Wording
-        What the regions are.
+        What the regions are, and how many are shown.
     table : sequence of mapping
         Rows with the number, under ``wording.key``, and the position, which goes into the titles.
-    max_rows : int
-        Regions shown, largest first.
     names : tuple of str
         Names of the two visits.
 
@@ -200,18 +252,17 @@ def regions_panel(
     check_shapes(brain_mask, previous, current, labels)
     counts = np.bincount(labels.astype(np.int64).ravel())
     order = [int(n) for n in np.argsort(-counts, kind='stable') if n > 0 and counts[n] > 0]
-    shown = order[:max_rows]
-    volumes = (scale(previous, brain_mask, like=current), scale(current, brain_mask))
-    canvas, lines = _panel(volumes, labels, shown)
-    title = f'{wording.title}: {len(shown)} of {len(order)}, largest first'
-    note = f'Pairs: {names[0]} | {names[1]} (outlined). {wording.note}'
-    figure, axes, _ = new_sheet(canvas, title, note)
-    outline(axes, lines, wording.colour, width=0.9)
     rows = {int(row[wording.key]): row for row in table}
-    for place_in_panel, number in enumerate(shown):
-        text = _caption(wording.word, rows.get(number), number, int(counts[number]))
-        _label_row(axes, place_in_panel * (CROP_MM + CAPTION_VOXELS), text, names)
-    if not shown:
-        middle = canvas.shape[1] / 2, canvas.shape[0] / 2
-        axes.text(*middle, wording.none, color=INK, ha='center', fontsize=16)
-    return save(figure, out)
+    volumes = (scale(previous, brain_mask, like=current), scale(current, brain_mask))
+    sheets = (
+        _sheet(
+            volumes,
+            labels,
+            {n: _caption(wording.word, rows.get(n), n, int(counts[n])) for n in order[part]},
+            title=f'{wording.title}: {which}',
+            wording=wording,
+            names=names,
+        )
+        for part, which in _parts(len(order), wording.most)
+    )
+    return save_sheets(sheets, out)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.reports.html import png_data_uri
+from msapp.reports.panels import WORDINGS
 from msapp.stats.columns import Columns
 from msapp.stats.tables import read_table
 
@@ -97,6 +98,13 @@ class Files:
         uri = png_data_uri(self.output_dir / self.participant / 'figures' / name)
         return FigureView(name, title, CAPTIONS.get(description, ''), uri)
 
+    def panel(self, description: str, title: str, number: int) -> FigureView:
+        """Read the panel of a number of regions; the caption says how many of them it shows."""
+        view = self.figure(description, 'FLAIR', title)
+        shown = min(number, WORDINGS[description].most)
+        counted = f'{shown} of {number} shown, largest first. ' if number else ''
+        return replace(view, caption=counted + view.caption)
+
     def viewer(self) -> str | None:
         """Read the page of the viewer, if there is one."""
         folder = self.output_dir / self.participant / 'figures'
@@ -140,6 +148,13 @@ class Files:
                 columns, names, (), f'{path.name}: columns {", ".join(absent)} are missing.'
             )
         return TableView(columns, names, tuple(_records(frame)), None)
+
+
+def common_note(table: TableView, state: str) -> str | None:
+    """Return the note of all rows, if they have but one and all are of this state; else None."""
+    notes = {row['note'] for row in table.rows}
+    same = len(notes) == 1 and {row['state'] for row in table.rows} == {state}
+    return notes.pop() if same else None
 
 
 def either(files: Files, description: str, reference: str, title: str) -> FigureView:

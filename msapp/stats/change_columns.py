@@ -173,7 +173,8 @@ SELF_CHECK: dict[str, Column] = {
 TRACKS: dict[str, Column] = {
     **WHOSE,
     'identifier': column(
-        'Number of the lesion, the same at all visits; one that ended never comes back.',
+        'Number of the lesion, the same at all visits; one that ended comes back only where the '
+        'lesion had merged with another and parts from it again.',
         'count',
         _LINKS,
     ),

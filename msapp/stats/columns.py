@@ -58,11 +58,12 @@ WHOSE: dict[str, Column] = {
 }
 SINCE: dict[str, Column] = {
     'since_session': column(
-        'The visit before, with which this one was compared; n/a for the first visit.',
+        'The last visit before with FLAIR, with which this one was compared; n/a where there is '
+        'none.',
         source='order of acq_time, else of the session labels',
     ),
     'interval_days': column(
-        'Time since the visit before.', 'day', 'acq_time of the two visits in scans/sessions.tsv'
+        'Time since that visit.', 'day', 'acq_time of the two visits in scans/sessions.tsv'
     ),
 }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,15 @@ import pandas as pd
 
 from msapp.errors import InputError, InternalError
 from msapp.files import write_atomic
-from msapp.provenance import find_unfinished
+from msapp.stats.cautions import (
+    AGAIN,
+    mixed_methods,
+    mixed_runs,
+    not_in_input,
+    unfinished,
+    with_prefix,
+    without_results,
+)
 from msapp.stats.change_columns import (
     CANDIDATES,
     CHANGES,
@@ -57,7 +65,17 @@ DUE = {
 
 @dataclass(frozen=True)
 class GroupTables:
-    """The tables of a study, and a sentence for each one that could not be read."""
+    """The tables of a study, and what to know before reading them.
+
+    Attributes
+    ----------
+    visits, lesions, changes, newlesions, candidates : DataFrame
+        With the columns of `GROUP_TABLES`.
+    problems : tuple of str
+        Sentences: tables that could not be read, visits that are not comparable or not all there.
+    limited_to : tuple of str
+        Labels (``sub-01``, ``ses-1``) of those who were asked for; none where all were.
+    """
 
     visits: pd.DataFrame
     lesions: pd.DataFrame
@@ -65,6 +83,7 @@ class GroupTables:
     newlesions: pd.DataFrame
     candidates: pd.DataFrame
     problems: tuple[str, ...]
+    limited_to: tuple[str, ...] = ()
 
 
 def format_cell(value: Any) -> str:
@@ -160,9 +179,6 @@ def _stack(frames: list[pd.DataFrame], columns: Columns) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else _empty(columns)
 
 
-AGAIN = 'Run msapp again at participant level for'
-
-
 def _load(
     path: Path, columns: Columns, participant: str, problems: list[str]
 ) -> pd.DataFrame | None:
@@ -170,14 +186,14 @@ def _load(
     try:
         table = read_table(path)
     except InputError as error:
-        problems.append(f'{error} It was left out. {AGAIN} {participant}.')
+        problems.append(f'{error} It was left out. {AGAIN} for {participant}.')
         return None
     absent = [name for name in columns if name not in table.columns]
     if absent:
         named = ', '.join(absent[:3]) + (f' and {len(absent) - 3} more' if len(absent) > 3 else '')
         problems.append(
             f'{path}: columns are missing ({named}), so it is damaged or of another version of '
-            f'msapp. It was left out. {AGAIN} {participant}.'
+            f'msapp. It was left out. {AGAIN} for {participant}.'
         )
         return None
     if not (table['participant_id'] == participant).all():
@@ -207,7 +223,7 @@ def _collect_visit(
     if summary is not None and len(summary) != 1:
         problems.append(
             f'{folder / f"{stem}_desc-summary_stats.tsv"}: {len(summary)} rows, one is expected. '
-            f'It was left out. {AGAIN} {participant}.'
+            f'It was left out. {AGAIN} for {participant}.'
         )
         summary = None
     if summary is None:
@@ -226,7 +242,7 @@ def _collect_visit(
             if counted != told:
                 problems.append(
                     f'{path}: {counted} of what {column} of the visit counts {told:g}, so the two '
-                    f'are of different runs. The visit was left out. {AGAIN} {participant}.'
+                    f'are of different runs. The visit was left out. {AGAIN} for {participant}.'
                 )
                 return
         tables[name] = table
@@ -242,43 +258,23 @@ def _counts(name: str, table: pd.DataFrame) -> dict[str, int]:
     return {f'{kind}_lesion_count': int((table['kind'] == kind).sum()) for kind in OUTCOMES}
 
 
-def _mixed_methods(visits: pd.DataFrame) -> Iterator[str]:
-    """Name the models and ways, where visits of one group are not of the same."""
-    detectors = visits['detected_new_model']
-    without = detectors.isna() & visits['new_lesion_count'].notna()
-    judged = visits.assign(detected_new_model=detectors.mask(without, 'two masks alone'))
-    for measure in ('brain_extraction', 'lesion_model', 'detected_new_model'):
-        named = judged[measure].dropna()
-        if (digits := f'{measure}_sha256') in visits:
-            named = (named + ' ' + visits[digits].reindex(named.index).fillna('')).str.strip()
-        counts = named.value_counts()
-        if len(counts) > 1:
-            found = ', '.join(f'{model} (n = {count})' for model, count in counts.items())
-            yield (
-                f'{measure}: not the same for all visits: {found}. Their numbers cannot be '
-                'compared. Run msapp again at participant level, with one for all.'
-            )
-
-
-def _unfinished(output_dir: Path) -> Iterator[str]:
-    """Name the participants whose last run failed, if anything of them is there."""
-    for participant, error in find_unfinished(output_dir).items():
-        if (output_dir / participant).is_dir():
-            numbers = 'Numbers of it here are of an earlier run, or not all there.'
-        elif (output_dir / f'{participant}.html').is_file():
-            numbers = 'It is not in these tables.'
-        else:
-            continue
-        yield f'{participant}: its last run did not end well ({error}). {numbers}'
-
-
-def collect_group(output_dir: Path) -> GroupTables:
-    """Gather the tables of all participants from the derivatives alone.
+def collect_group(
+    output_dir: Path,
+    *,
+    bids_dir: Path | None = None,
+    participants: Collection[str] = (),
+    sessions: Collection[str] = (),
+) -> GroupTables:
+    """Gather the tables of participants from the derivatives alone.
 
     Parameters
     ----------
     output_dir : Path
         Output folder of the participant level, with ``sub-*`` folders.
+    bids_dir : Path or None
+        The input, to name visits that it does not have any more.
+    participants, sessions : collection of str
+        Labels, with or without prefix, of those to take; none for all.
 
     Returns
     -------
@@ -287,18 +283,27 @@ def collect_group(output_dir: Path) -> GroupTables:
     """
     frames: dict[str, list[pd.DataFrame]] = {name: [] for name in GROUP_TABLES}
     problems: list[str] = []
-    participants = sorted(path for path in output_dir.glob('sub-*') if path.is_dir())
-    if not participants:
+    wanted, chosen = with_prefix('sub', participants), with_prefix('ses', sessions)
+    folders = sorted(path for path in output_dir.glob('sub-*') if path.is_dir())
+    if not folders:
         problems.append(
             f'{output_dir}: no sub-* folder found. Run msapp at participant level first.'
         )
-    for participant_dir in participants:
+    for participant_dir in folders:
+        if wanted and participant_dir.name not in wanted:
+            continue
         for folder in _visit_folders(participant_dir):
-            _collect_visit(folder, participant_dir.name, frames, problems)
+            if not chosen or folder.parent.name in chosen:
+                _collect_visit(folder, participant_dir.name, frames, problems)
     stacked = {name: _stack(frames[name], columns) for name, columns in GROUP_TABLES.items()}
-    problems += _mixed_methods(stacked['visits'])
-    problems += _unfinished(output_dir)
-    return GroupTables(**stacked, problems=tuple(problems))
+    visits = stacked['visits']
+    problems += without_results(visits, wanted, chosen)
+    problems += mixed_methods(visits)
+    problems += mixed_runs(visits, output_dir)
+    problems += not_in_input(visits, bids_dir) if bids_dir else ()
+    problems += unfinished(output_dir, wanted)
+    limited_to = (*sorted(wanted), *sorted(chosen))
+    return GroupTables(**stacked, problems=tuple(problems), limited_to=limited_to)
 
 
 def write_group_tables(output_dir: Path, tables: GroupTables) -> tuple[Path, ...]:

@@ -136,6 +136,16 @@ class BrainCases:
         """Return the number of images."""
         return len(self._heads)
 
+    def wholes(self) -> list[Item]:
+        """Return each head in a window about its brain."""
+        items = []
+        for head, centre_mm in self._heads:
+            grid = window_about(centre_mm, self._recipe.window, self._recipe.spacing_mm)
+            image = scale_head(torch.from_numpy(geometry.resample(head.image, grid)))[None]
+            brain = torch.from_numpy(geometry.resample_mask(head.brain, grid))[None]
+            items.append({'image': image, 'target': brain.long() * SOME_CLASS})
+        return items
+
     def draw(self, rng: np.random.Generator) -> Item:
         """Draw one head; torch's own generator is put back."""
         head, centre_mm = self._heads[rng.integers(len(self._heads))]

@@ -70,6 +70,8 @@ def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) ->
         values['schedule'].pop(name)
     # What is done with the network's output is not learnt.
     values.pop('confirmed_by')
+    # Its visits are among the real cases.
+    values['data'].pop('bids')
     start = load_spec(start_from).weights_sha256 if start_from else None
     return json.dumps({'recipe': values, 'fold': fold, 'from': start}, indent=1, sort_keys=True)
 

@@ -87,7 +87,20 @@ def _fill(kind: type, values: dict[str, Any], where: str) -> Any:
 
 
 def read_heads(recipe: Recipe, data: Path, cache: Path) -> tuple[list[Head], list[Head]]:
-    """Return the heads to train on, and those that are held out."""
+    """Return the heads to train on, and those that are held out.
+
+    Raises
+    ------
+    UsageError
+        If the recipe names no folder of heads.
+    InputError
+        If there are none, or one that is to be held out is missing.
+    """
+    if recipe.data.heads is None:
+        raise UsageError(
+            'data.heads: the recipe names no label maps of heads. Without any, set '
+            'synthetic_share = 0 and leave held_out_heads out.'
+        )
     paths = prepare_heads(data / recipe.data.heads, cache / 'heads')
     heads = [Head.load(path) for path in paths]
     out = set(recipe.data.held_out_heads)
@@ -213,13 +226,31 @@ class Patients(Source, Protocol):
         """Return their number."""
         ...
 
+    def wholes(self) -> list[Item]:
+        """Return whole images with their targets, as they are, for validation."""
+        ...
+
 
 class Mixture(IterableDataset):
     """An endless stream of samples, synthetic and real in the recipe's share."""
 
-    def __init__(self, drawn: Source, cases: Patients | None, share: float, seed: int) -> None:
-        """Hold the sources; every worker process draws other samples."""
-        self._drawn, self._cases, self._share, self._seed = drawn, cases, share, seed
+    def __init__(
+        self, drawn: Source | None, cases: Patients | None, share: float, seed: int
+    ) -> None:
+        """Hold the sources; every worker process draws other samples.
+
+        Raises
+        ------
+        UsageError
+            If there is none.
+        """
+        source = cases if drawn is None else drawn
+        if source is None:
+            raise UsageError(
+                'synthetic_share is 0, and no real case is left to learn from. List some in the '
+                'recipe, or choose another --fold.'
+            )
+        self._drawn, self._cases, self._share, self._seed = source, cases, share, seed
 
     def __iter__(self) -> Iterator[Item]:
         """Yield samples for ever."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging, LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from msapp.errors import UsageError
 from msapp.models.registry import (
@@ -24,7 +24,7 @@ from msapp.models.registry import (
     load_spec,
     save_model,
 )
-from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
+from msapp.models.spec import ModelSpec, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.synthesis.lesion_bank import LesionBank
@@ -51,12 +51,23 @@ from msapp.training.data import (
     read_bank,
     read_heads,
 )
-from msapp.training.hybrid import Batches, Epochs, HybridTraining, read_drawn_cases, read_real_cases
-from msapp.training.module import NetworkTraining, Segmentation
+from msapp.training.describe import describe_model, describe_start
+from msapp.training.hybrid import (
+    Batches,
+    Case,
+    Epochs,
+    HybridTraining,
+    read_drawn_cases,
+    read_real_cases,
+)
+from msapp.training.listing import with_listed
+from msapp.training.module import NetworkTraining
 from msapp.training.pairs import DrawnPairs, PairCases
 from msapp.training.patients import Cases, read_case
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
+from msapp.training.sampling import TrainingPatch, make_batches
+from msapp.training.validation import Kept, ValidatedSegmentation
 from msapp.training.visits import Visits, read_visits
 
 VALIDATION_SEED = 20240
@@ -102,7 +113,7 @@ def train(
     threads : int, optional
         Of the network, on the CPU.
     fold : str, optional
-        Leave the real cases of this fold out.
+        Do not learn from the real cases of this fold; validate on them.
     start_from : str, optional
         Model whose weights to start from.
     keep_start : float
@@ -121,6 +132,7 @@ def train(
     if threads:
         torch.set_num_threads(threads)
     checkpoint = out / 'checkpoints' / CHECKPOINT
+    recipe = with_listed(recipe, data)
     _left_out(recipe, fold)  # a fold of the recipe
     confirming_model(describe_model(recipe, heads=1, bank=None, real=None))
     check_origin(checkpoint, describe_origin(recipe, fold, start_from))
@@ -137,15 +149,17 @@ def train(
             seed=seed + resumed,
         )
     )
-    start = load_network(load_spec(start_from)).state_dict() if start_from else {}
-    if start:
+    spec, start = job.spec, {}
+    if start_from:
+        start = load_network(load_spec(start_from)).state_dict()
+        spec = describe_start(spec, load_spec(start_from))
         load_start(job.module.network, start)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     try:
         trainer.fit(
             job.module,
             train_dataloaders=job.batches,
-            val_dataloaders=job.validation,
+            val_dataloaders=job.validation or None,
             ckpt_path=checkpoint if resumed else None,
         )
     except SystemExit:
@@ -158,7 +172,7 @@ def train(
     if start and keep_start:
         weights = mix_weights(job.module.network.state_dict(), start, keep_start)
         job.module.network.load_state_dict(weights)
-    save_model(out / 'model', job.spec, job.module.network)
+    save_model(out / 'model', spec, job.module.network)
     return out / 'model'
 
 
@@ -181,19 +195,23 @@ class _Job:
 
     module: NetworkTraining
     batches: DataLoader[Item]
-    validation: DataLoader[Item]
+    validation: list[DataLoader[Item]]
     spec: ModelSpec
 
 
 def _segmentation_job(given: _Given) -> _Job:
     recipe = given.recipe
-    trained_on, held_out = read_heads(recipe, given.data, given.cache)
+    share = recipe.data.synthetic_share
+    trained_on, held_out = list[Head](), list[Head]()
+    if share or recipe.data.held_out_heads:
+        trained_on, held_out = read_heads(recipe, given.data, given.cache)
     bank = read_bank(recipe, given.data)
-    cases = _real_cases(given, bank)
-    drawn = drawn_samples(recipe, trained_on, bank, given.device)
+    out = _left_out(recipe, given.fold)
+    cases = _read_patients(given, bank, out) if share < 1 else None
+    drawn = drawn_samples(recipe, trained_on, bank, given.device) if share else None
     on_gpu = given.device == 'cuda'
     batches = DataLoader(
-        Mixture(drawn, cases, recipe.data.synthetic_share, given.seed),
+        Mixture(drawn, cases, share, given.seed),
         batch_size=recipe.schedule.batch,
         num_workers=0 if on_gpu else given.workers,
         worker_init_fn=_one_thread,
@@ -202,11 +220,29 @@ def _segmentation_job(given: _Given) -> _Job:
     real = TrainingSet(name=cases.description, n=len(cases)) if cases else None
     return _Job(
         # Twice as fast on a CPU.
-        module=Segmentation(recipe).to(memory_format=torch.channels_last_3d),
+        module=ValidatedSegmentation(recipe).to(memory_format=torch.channels_last_3d),
         batches=batches,
-        validation=DataLoader(_Drawings(recipe, held_out, bank), batch_size=1),
-        spec=describe_model(recipe, heads=len(trained_on), bank=bank, real=real),
+        validation=_validation(given, held_out, bank),
+        spec=describe_model(recipe, heads=len(trained_on) if share else 0, bank=bank, real=real),
     )
+
+
+def _validation(
+    given: _Given, held_out: Sequence[Head], bank: LesionBank | None
+) -> list[DataLoader[Item]]:
+    """Return drawn samples of heads, and the patients, that are held out; nothing if nothing is."""
+    recipe, drawn = given.recipe, list[Item]()
+    if held_out:
+        source, rng = drawn_samples(recipe, held_out, bank), np.random.default_rng(VALIDATION_SEED)
+        drawn = [source.draw(rng) for _ in range(recipe.schedule.validation_samples)]
+    unscored = _unscored(recipe, given.fold)
+    patients = _read_patients(given, None, unscored) if given.fold else None
+    kept = Kept(drawn, patients.wholes() if patients else ())
+    if not len(kept) and recipe.data.synthetic_share:
+        raise UsageError(
+            'held_out_heads: the recipe holds no head out for validation, and no --fold a patient.'
+        )
+    return [DataLoader(kept, batch_size=1)] if len(kept) else []
 
 
 def _hybrid_job(given: _Given) -> _Job:
@@ -215,7 +251,8 @@ def _hybrid_job(given: _Given) -> _Job:
     bank = read_bank(recipe, given.data)
     if bank is None:
         raise UsageError(NO_LESIONS)
-    visits = _real_visits(given)
+    visits = _read_visits(given, _left_out(recipe, given.fold))
+    held_back = _read_visits(given, _unscored(recipe, given.fold)) if given.fold else []
     cases, checked = (
         read_drawn_cases(
             PairGenerator(heads, make_pair_settings(recipe), bank=bank, device=given.device),
@@ -235,76 +272,49 @@ def _hybrid_job(given: _Given) -> _Job:
         Batches(cases, varied=True),
         # The sampler gives whole batches.
         batch_size=None,
-        sampler=Epochs([patch for case in cases for patch in case.patches()], given.seed),
+        sampler=Epochs(_patches(cases), given.seed),
         num_workers=given.workers,
         worker_init_fn=_one_thread,
     )
-    validation = DataLoader(
-        Batches(checked, varied=False),
-        batch_size=None,
-        # The same at every validation.
-        sampler=list(Epochs([p for case in checked for p in case.patches()], VALIDATION_SEED)),
-    )
+    validation = [_every_time(checked, Epochs(_patches(checked), VALIDATION_SEED))]
+    if held_back:
+        scored = read_real_cases(held_back, recipe)
+        every = make_batches(_patches(scored), seed=VALIDATION_SEED, epoch=0)
+        validation.append(_every_time(scored, every))
     real = TrainingSet(name=PairCases.description, n=len(visits)) if visits else None
     spec = describe_model(recipe, heads=len(trained_on), bank=bank, real=real)
     return _Job(HybridTraining(recipe), batches, validation, spec)
 
 
-def describe_model(
-    recipe: Recipe, *, heads: int, bank: LesionBank | None, real: TrainingSet | None
-) -> ModelSpec:
-    """Return the description of a model that a recipe makes; nothing is measured yet."""
-    sampled = recipe.task == 'lesions' and recipe.architecture.arguments.get('dropout')
-    used = [TrainingSet(name=f'label maps of heads ({recipe.data.heads})', n=heads)]
-    if bank:
-        used.append(TrainingSet(name='lesion masks of patients, painted', n=len(bank)))
-    if real:
-        used.append(real)
-    return ModelSpec(
-        name=recipe.name,
-        version=recipe.version,
-        task=recipe.task,
-        channels=recipe.channels,
-        spacing_mm=(recipe.spacing_mm,) * 3,
-        normalisation=Named(name=recipe.normalisation),
-        architecture=recipe.architecture,
-        window=recipe.window,
-        overlap=recipe.overlap,
-        threshold=recipe.threshold,
-        prior=recipe.prior,
-        minimum_mm3=recipe.minimum_mm3,
-        confirmed_by=recipe.confirmed_by,
-        classes=recipe.classes,
-        supports=('mc-samples',) if sampled else (),
-        training=Training(
-            data=tuple(used), synthetic_only=real is None, attribution=recipe.attribution
-        ),
-        licence=recipe.licence,
-        intended_use=recipe.intended_use,
-    )
+def _patches(cases: Sequence[Case]) -> list[TrainingPatch]:
+    return [patch for case in cases for patch in case.patches()]
 
 
-def _real_cases(given: _Given, bank: LesionBank | None) -> Patients | None:
+def _every_time(cases: Sequence[Case], batches: Iterable[list[TrainingPatch]]) -> DataLoader[Item]:
+    """Return what is the same at every validation."""
+    return DataLoader(Batches(cases, varied=False), batch_size=None, sampler=list(batches))
+
+
+def _read_patients(
+    given: _Given, bank: LesionBank | None, leave_out: Collection[str]
+) -> Patients | None:
+    """Read the real data of a recipe, but for some names; None if none is left."""
     recipe = given.recipe
-    out = _left_out(recipe, given.fold)
-    if recipe.data.synthetic_share == 1:
-        return None
     if recipe.task == PAIRS:
-        visits = _real_visits(given)
+        visits = _read_visits(given, leave_out)
         return PairCases(visits, recipe, bank) if visits else None
     if recipe.data.brains:
-        heads = read_brains(recipe, given.data, given.cache, leave_out=out)
+        heads = read_brains(recipe, given.data, given.cache, leave_out=leave_out)
         return BrainCases(heads, recipe) if heads else None
-    chosen = [case for case in recipe.data.real if case.name not in out]
+    chosen = [case for case in recipe.data.real if case.name not in leave_out]
     if not chosen:
         return None
     read = [read_case(case, recipe, given.data, given.cache) for case in chosen]
     return Cases(read, recipe, bank)
 
 
-def _real_visits(given: _Given) -> list[Visits]:
-    out = _left_out(given.recipe, given.fold)
-    return list(read_visits(given.recipe, given.data, given.cache, leave_out=out))
+def _read_visits(given: _Given, leave_out: Collection[str]) -> list[Visits]:
+    return list(read_visits(given.recipe, given.data, given.cache, leave_out=leave_out))
 
 
 def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:
@@ -313,6 +323,15 @@ def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:
         known = ', '.join(recipe.data.folds) or 'none'
         raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
     return recipe.data.folds[fold] if fold else ()
+
+
+def _unscored(recipe: Recipe, fold: str | None) -> set[str]:
+    """Return the real cases that are not validated on: learnt from, or without a manual mask."""
+    data = recipe.data
+    masked = {case.name for case in data.real} | {head.name for head in data.brains}
+    masked |= {pair.name for pair in data.pairs}
+    every = masked | {visit.name for visit in data.visits}
+    return every - (masked & set(_left_out(recipe, fold)))
 
 
 def drawn_samples(
@@ -332,23 +351,6 @@ def drawn_samples(
         raise UsageError(NO_LESIONS)
     settings = make_pair_settings(recipe)
     return DrawnPairs(PairGenerator(heads, settings, bank=bank, device=device))
-
-
-class _Drawings(Dataset[Item]):
-    """Samples of heads that are held out, drawn once: the same at every validation."""
-
-    def __init__(self, recipe: Recipe, heads: Sequence[Head], bank: LesionBank | None) -> None:
-        if not heads:
-            raise UsageError('held_out_heads: the recipe holds no head out for validation.')
-        drawn = drawn_samples(recipe, heads, bank)
-        rng = np.random.default_rng(VALIDATION_SEED)
-        self._items = [drawn.draw(rng) for _ in range(recipe.schedule.validation_samples)]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> Item:
-        return self._items[index]
 
 
 def _one_thread(_: int) -> None:
@@ -373,7 +375,8 @@ def _trainer(
         precision='bf16-mixed' if bfloat16 else '32-true',
         max_steps=schedule.steps or -1,
         max_epochs=schedule.epochs or -1,
-        val_check_interval=schedule.validate_every if schedule.steps else 1.0,
+        # A short training is validated at its end.
+        val_check_interval=min(schedule.validate_every, schedule.steps) or 1.0,
         check_val_every_n_epoch=1 if schedule.epochs else None,
         num_sanity_val_steps=0,
         log_every_n_steps=min(LOG_EVERY, schedule.steps or 1),

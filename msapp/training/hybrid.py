@@ -29,6 +29,7 @@ from msapp.training.data import Item
 from msapp.training.module import NetworkTraining, dice_per_class
 from msapp.training.recipe import Recipe
 from msapp.training.sampling import TrainingPatch, describe_patches, draw_epoch, make_batches
+from msapp.training.validation import REAL_ENDING
 from msapp.training.visits import Visits, keep_lesions, swap_visits
 
 FOLDER = 'candidates'
@@ -289,12 +290,16 @@ class HybridTraining(NetworkTraining):
         self.log('train_loss', loss, on_step=True, on_epoch=False, batch_size=1)
         return loss
 
-    def validation_step(self, batch: Item, _: int) -> None:
-        """Log loss and Dice of one batch."""
+    def validation_step(self, batch: Item, _: int, dataloader_idx: int = 0) -> None:
+        """Log loss and Dice of one batch; first come drawn pairs, then real ones."""
         loss, dice = self._score(batch)
-        self.log('validation_loss', loss, batch_size=1)
-        if not torch.isnan(dice):
-            self.log('validation_dice_lesions', dice, batch_size=1)
+        names = ('validation_loss', 'validation_dice_lesions')
+        if dataloader_idx:
+            names = (f'validation_loss{REAL_ENDING}', f'validation_dice{REAL_ENDING}')
+        for name, value in zip(names, (loss, dice), strict=True):
+            if not torch.isnan(value):
+                # Lightning would add the number of the loader to the name.
+                self.log(name, value, batch_size=1, add_dataloader_idx=False)
 
     def _score(self, batch: Item) -> tuple[torch.Tensor, torch.Tensor]:
         """Return loss and Dice of the voxels that are not padding."""

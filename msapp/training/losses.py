@@ -95,6 +95,44 @@ class PartialDiceCELoss(nn.Module):
         return loss
 
 
+# Draws of noise on the logits, each with its mirror image.
+NOISE_PAIRS = 4
+
+
+def marginal_logits(
+    logits: torch.Tensor, log_variance: torch.Tensor, pairs: int = NOISE_PAIRS
+) -> torch.Tensor:
+    """Return the logits of the mean probability over Gaussian noise on the logits.
+
+    Any loss of them teaches the variance, too: noise takes certainty away, and so what is wrong
+    costs less where there is more of it.
+
+    Parameters
+    ----------
+    logits, log_variance : (B, C, I, J, K) tensor
+        Mean and logarithm of the variance of the logits: of lesion, or of classes that compete.
+    pairs : int
+        Draws from torch's generator; with each, its mirror image counts, so that noise on a logit
+        of 0 leaves the probability at exactly 0.5.
+
+    Returns
+    -------
+    (B, C, I, J, K) tensor
+
+    Notes
+    -----
+    A. Kendall and Y. Gal, NeurIPS 2017, equation 12: the mean is of probabilities, not of losses,
+    which any noise makes larger. They see the variance only through the probability: where half of
+    the labels are lesion whatever the image shows, they say nothing for or against it.
+    """
+    noise = (log_variance / 2).exp() * torch.randn(pairs, *logits.shape, device=logits.device)
+    noisy = torch.cat([logits + noise, logits - noise])
+    if logits.shape[1] > 1:
+        return functional.log_softmax(noisy, dim=2).logsumexp(dim=0)
+    lesion, other = (functional.logsigmoid(values).logsumexp(dim=0) for values in (noisy, -noisy))
+    return lesion - other
+
+
 LOSSES: Mapping[str, Callable[..., nn.Module]] = {
     'dice_ce': PartialDiceCELoss,
     'tversky_bce': TverskyBCELoss,

@@ -8,9 +8,9 @@ from typing import Any
 import lightning
 import torch
 
-from msapp.networks import build_network
+from msapp.networks import build_network, predicts_variance
 from msapp.training.data import Item
-from msapp.training.losses import make_loss, merge_classes
+from msapp.training.losses import make_loss, marginal_logits, merge_classes
 from msapp.training.recipe import Recipe
 
 
@@ -64,9 +64,13 @@ class Segmentation(NetworkTraining):
         return logits
 
     def training_step(self, batch: Item, _: int) -> torch.Tensor:
-        """Return the loss of one batch."""
-        logits = self(batch['image'])
-        loss: torch.Tensor = self._loss(logits.float(), batch['target'])
+        """Return the loss of one batch; a variance head learns from noise on the logits."""
+        if predicts_variance(self.network):
+            both = self.network.forward_with_variance(batch['image'])  # type: ignore[operator]
+            logits = marginal_logits(*(values.float() for values in both))
+        else:
+            logits = self(batch['image']).float()
+        loss: torch.Tensor = self._loss(logits, batch['target'])
         self.log('train_loss', loss, on_step=True, on_epoch=False)
         return loss
 

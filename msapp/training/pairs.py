@@ -215,6 +215,13 @@ class PairCases:
         """Return the number of patients."""
         return len(self._all)
 
+    def wholes(self) -> list[Item]:
+        """Return the whole brains of those with two visits."""
+        return [
+            {'image': clip_white_matter(pair.images), 'target': pair.increase[None].float()}
+            for pair in self._pairs
+        ]
+
     def draw(self, rng: np.random.Generator) -> Item:
         """Draw one patch; torch's own generator is put back."""
         two = bool(self._pairs) and rng.random() < TWO_VISITS

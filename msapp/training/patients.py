@@ -120,7 +120,7 @@ def _contrasts(recipe: Recipe) -> list[str]:
 def _prepare(paths: Mapping[str, Path], mask: Path) -> Patient:
     """Bring the images of a patient into ``individual`` as the app does, one interpolation each."""
     first, *others = (correct_bias(nib.as_closest_canonical(load_image(p))) for p in paths.values())
-    drawn = _mask_on(first, mask)
+    drawn = mask_on(first, mask)
     brain = extract_brain(first)
     space = find_midpoint([first], [brain.brain], [brain.from_mni])
     to_first = space.to_visit[0]
@@ -148,8 +148,14 @@ def _prepare(paths: Mapping[str, Path], mask: Path) -> Patient:
     )
 
 
-def _mask_on(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
-    """Read a mask that was drawn on an image; its header may be off by part of a voxel."""
+def mask_on(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
+    """Read a mask that was drawn on an image; its header may be off by part of a voxel.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read, or lies on another grid.
+    """
     mask = nib.as_closest_canonical(load_mask(path))
     apart = np.abs(mask.affine - image.affine).max()
     if mask.shape != image.shape or apart > MOST_APART_MM:
@@ -195,8 +201,18 @@ class Cases:
         self._sampler = tio.LabelSampler(recipe.window, LESIONS, weights)
 
     def __len__(self) -> int:
-        """Return the number of patients."""
-        return len(self._subjects)
+        """Return the number of patients; one may have several visits."""
+        return len({subject['name'] for subject in self._subjects})
+
+    def wholes(self) -> list[Item]:
+        """Return the whole brain of each visit."""
+        items = []
+        for subject in self._subjects:
+            empty = torch.zeros_like(subject[LESIONS].data)
+            images = [subject[n].data if n in subject else empty for n in self._channels]
+            target = (subject[LESIONS].data > LESION_SHARE).float()
+            items.append({'image': clip_white_matter(torch.cat(images).float()), 'target': target})
+        return items
 
     def draw(self, rng: np.random.Generator) -> Item:
         """Draw one patch; torch's own generator is put back."""

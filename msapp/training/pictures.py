@@ -62,10 +62,12 @@ def draw_curves(log: Path, path: Path) -> None:
             values = table[['step', column]].dropna()
             if column.startswith('train'):
                 values[column] = values[column].rolling(20, min_periods=1).mean()
-            axis.plot(values['step'], values[column], label=column)
+            marker = '' if column.startswith('train') else '.'
+            axis.plot(values['step'], values[column], label=column, marker=marker)
         axis.set_xlabel('step')
         axis.set_ylabel(name)
-        axis.legend(fontsize=7)
+        if axis.lines:
+            axis.legend(fontsize=7)
     figure.tight_layout()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=100, format='png')

@@ -16,6 +16,7 @@ from msapp.models.spec import NAME, Channel, Named
 TASKS_OF_DATA = {
     'brains': 'anatomy',
     'real': 'lesions',
+    'bids': 'lesions',
     'pairs': 'longitudinal',
     'visits': 'longitudinal',
 }
@@ -32,6 +33,7 @@ class RealCase(_Frozen):
     Attributes
     ----------
     name : str
+        Of the patient: visits of one patient have one name, and folds hold out whole patients.
     images : dict of str to str
         Channel to file, below the folder of the data.
     lesions : str
@@ -41,6 +43,28 @@ class RealCase(_Frozen):
     name: str
     images: dict[str, str]
     lesions: str
+
+
+class RealDataset(_Frozen):
+    """A BIDS dataset with manual lesion masks, the table ``[data.bids]``; see `with_listed`.
+
+    Attributes
+    ----------
+    folder : str
+        Of the dataset, below the folder of the data.
+    masks : str
+        Folder of the masks, below that of the dataset, with the same folders of participants and
+        sessions.
+    mask_names : str
+        How the name of a mask goes on after participant and session, as a pattern of file names.
+    leave_out : tuple of str
+        Participants (``sub-01``) and visits (``sub-01_ses-1``) that are not used.
+    """
+
+    folder: str
+    masks: str
+    mask_names: str = '*_mask.nii*'
+    leave_out: tuple[str, ...] = ()
 
 
 class RealPair(_Frozen):
@@ -106,8 +130,9 @@ class Data(_Frozen):
 
     Attributes
     ----------
-    heads : str
-        Folder of label maps of heads.
+    heads : str or None
+        Folder of label maps of heads; None where none is drawn, neither to learn from
+        (``synthetic_share`` is 0) nor for validation.
     held_out_heads : tuple of str
         Label maps never trained on, for validation.
     lesion_priors : str or None
@@ -118,6 +143,8 @@ class Data(_Frozen):
         Share of samples that are synthetic; the others come from ``real``, ``brains``, ``pairs``
         and ``visits``.
     real : tuple of RealCase
+    bids : RealDataset or None
+        Whose visits are added to ``real``, and whose participants to ``folds``.
     brains : tuple of RealBrain
     pairs : tuple of RealPair
     visits : tuple of RealVisit
@@ -125,15 +152,17 @@ class Data(_Frozen):
     drawn_pairs : int
         Of the hybrid method: pairs of drawn heads, beside the real ones.
     folds : dict of str to tuple of str
-        Name of a fold to the real cases, or persons, that it holds out.
+        Name of a fold to the real cases, or persons, that it holds out; those with manual masks
+        are validated on.
     """
 
-    heads: str
+    heads: str | None = None
     held_out_heads: tuple[str, ...] = ()
     lesion_priors: str | None = None
     held_out_priors: tuple[str, ...] = ()
     synthetic_share: float = Field(default=1.0, ge=0, le=1)
     real: tuple[RealCase, ...] = ()
+    bids: RealDataset | None = None
     brains: tuple[RealBrain, ...] = ()
     pairs: tuple[RealPair, ...] = ()
     visits: tuple[RealVisit, ...] = ()
@@ -158,7 +187,7 @@ class Schedule(_Frozen):
     average : float
         Decay of the running mean of the weights, which is what is kept.
     validate_every : int
-        Steps; the hybrid method is validated after every epoch.
+        Steps, or all where there are fewer; the hybrid method is validated after every epoch.
     validation_samples : int
     checkpoint_minutes : float
     """

@@ -319,8 +319,13 @@ def test_a_wrong_level_is_called_by_a_name_of_the_help(msapp, dataset, tmp_path)
         ('tasks = [', 'not a valid TOML settings file'),
         ('colour = "red"\n', '--colour: Extra inputs are not permitted'),
         ('mc-samples = "many"\n', '--mc-samples: Input should be a valid integer'),
+        (
+            'output-spaces = ["orig", "MNI152"]\n',
+            "--output-spaces: Input should be 'orig', 'individual' or 'MNI152NLin2009aSym', "
+            "got 'MNI152'",
+        ),
     ],
-    ids=['missing', 'broken', 'unknown key', 'wrong type'],
+    ids=['missing', 'broken', 'unknown key', 'wrong type', 'unknown space'],
 )
 def test_a_bad_settings_file_is_refused(msapp, dataset, tmp_path, content, message):
     path = tmp_path / 'settings.toml'
@@ -390,9 +395,10 @@ def test_a_dry_run_says_what_would_be_done_and_why_not(msapp, fast_phantom, tmp_
     lines = [line.strip() for line in answer.text.splitlines()]
     assert lines[0] == 'sub-01: 2 visit(s)'
     assert 'FLAIR: sub-01_ses-1_FLAIR.nii.gz' in lines
-    assert 'left out: T1w and T2w: not found; what is measured does not need it.' in lines
+    assert 'left out: T1w: not found; lesions are found without it.' in lines
+    assert 'left out: T2w: not found; nothing that is measured uses it.' in lines
     assert 'left out: Lesions are not measured: there is no FLAIR.' in lines
-    assert 'left out: Not compared with ses-1: no FLAIR in ses-2.' in lines
+    assert 'left out: Not compared with a visit before: no FLAIR in ses-2.' in lines
     assert any(line.startswith('sub-02: left out. sub-02 ses-1 FLAIR: 2 voxels') for line in lines)
     assert not any('candidates of new lesions' in line for line in lines)
     assert sorted(root.rglob('*')) == before

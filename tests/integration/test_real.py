@@ -16,6 +16,7 @@ from msapp.imaging.geometry import (
     mask_points_mm,
     resample_mask,
 )
+from msapp.lesions.change import CLASSES
 
 pytestmark = pytest.mark.real
 
@@ -35,6 +36,12 @@ def prefix(root: Path, session: str) -> str:
 
 def array(path: str) -> np.ndarray:
     return np.asanyarray(nib.load(path).dataobj) > 0
+
+
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    """Give the largest component of a mask."""
+    labels, _ = ndimage.label(mask)
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
 
 
 @pytest.fixture(scope='module')
@@ -73,9 +80,9 @@ def test_the_brain_mask_agrees_with_the_source(out, manual, session):
 
 
 def test_the_largest_increase_is_a_candidate(out, manual):
-    true = array(f'{prefix(manual, "ses-2")}_space-FLAIR_label-change_desc-increase_mask.nii.gz')
-    labels, _ = ndimage.label(true)
-    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    largest = largest_part(
+        array(f'{prefix(manual, "ses-2")}_space-FLAIR_label-change_desc-increase_mask.nii.gz')
+    )
     mask = array(f'{prefix(out, "ses-2")}_space-orig_label-newcandidate_desc-since1_mask.nii.gz')
     assert (mask & largest).any()
 
@@ -105,9 +112,17 @@ def test_the_large_new_lesion_is_marked_and_little_else(out, manual):
     xfm = f'{prefix(manual, "ses-2")}_from-FLAIR_to-common_mode-image_xfm.txt'
     found = nib.load(f'{prefix(out, "ses-2")}_space-orig_label-new_desc-since1_mask.nii.gz')
     marked = resample_mask(found, truth, load_transform(Path(xfm)))
-    labels, _ = ndimage.label(np.asanyarray(truth.dataobj) > 0)
-    largest = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
+    largest = largest_part(np.asanyarray(truth.dataobj) > 0)
     assert marked[largest].mean() > LEAST_MARKED
     summary = pd.read_csv(f'{prefix(out, "ses-2")}_desc-summary_stats.tsv', sep='\t').iloc[0]
     assert 1 <= summary['detected_new_count'] <= MOST_NEW
     assert summary['new_lesion_count'] >= 1
+
+
+def test_the_large_new_lesion_is_of_the_class_new(out, manual):
+    classes = nib.load(f'{prefix(out, "ses-2")}_space-individual_desc-change_dseg.nii.gz')
+    drawn = f'{prefix(manual, "ses-2")}_space-FLAIR_label-change_desc-increase_mask.nii.gz'
+    xfm = f'{prefix(out, "ses-2")}_from-orig_to-individual_mode-image_xfm.txt'
+    increase = resample_mask(nib.load(drawn), classes, load_transform(Path(xfm)))
+    inside = np.asanyarray(classes.dataobj)[largest_part(increase)]
+    assert (inside == CLASSES['new']).mean() > 0.5

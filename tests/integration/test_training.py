@@ -20,7 +20,7 @@ from msapp.models.registry import load_network, load_spec
 from msapp.models.spec import Named
 from msapp.synthesis.heads import NAMES, Head
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank
-from msapp.training import fit, module
+from msapp.training import fit, module, patients
 from msapp.training.data import make_pair_settings, make_settings
 from msapp.training.module import dice_per_class
 from msapp.training.recipe import RECIPES, load_recipe
@@ -380,6 +380,69 @@ def test_brain_masks_of_real_heads_are_learnt_from(folder, trained, tmp_path):
         assert training.synthetic_only is synthetic
         assert any('brain masks' in item.name for item in training.data) is not synthetic
     assert len(list((tmp_path / 'out' / 'cache' / 'brains').iterdir())) == 1
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    """A dataset of two patients with masks, a recipe that draws nothing, and no registration."""
+    rng = np.random.default_rng(0)
+    for name in ('sub-01', 'sub-02'):
+        image = rng.uniform(50, 100, (20, 20, 20)).astype(np.float32)
+        for folder, ending in ((name, 'FLAIR'), (f'derivatives/manual/{name}', 'mask')):
+            path = tmp_path / 'study' / folder / 'anat' / f'{name}_{ending}.nii.gz'
+            path.parent.mkdir(parents=True)
+            nib.save(nib.Nifti1Image(image, np.diag([5.0, 5, 5, 1])), path)
+
+    def prepare(paths, mask):
+        lesions = np.zeros((40, 40, 40), bool)
+        lesions[18:24, 18:24, 18:24] = True
+        flair = (1 + 0.5 * lesions + rng.normal(0, 0.05, lesions.shape)).astype(np.float32)
+        white = np.ones_like(flair)
+        return patients.Patient({'FLAIR': flair}, white, lesions, np.eye(4), np.eye(4))
+
+    monkeypatch.setattr(patients, '_prepare', prepare)
+    text = (RECIPES / 'lesions.toml').read_text()
+    for pattern, new in (
+        (r'channels = \[16.*\]', 'channels = [4, 8]'),
+        (r'window = .*', 'window = [32, 32, 32]'),
+        (r'prior = .*', ''),
+        (
+            r'(?s)\[data\].*(?=\[schedule\])',
+            '[data]\nsynthetic_share = 0\n\n[data.bids]\nfolder = "study"\n'
+            'masks = "derivatives/manual"\n\n[data.folds]\nboth = ["sub-01", "sub-02"]\n\n',
+        ),
+        (r'validate_every = .*', 'validate_every = 5'),
+    ):
+        text = re.sub(pattern, new, text, count=1)
+    (tmp_path / 'recipe.toml').write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(('fold', 'learnt_from'), [(None, 2), ('sub-01', 1)])
+def test_own_patients_alone_are_learnt_from_and_a_fold_is_validated_on(study, fold, learnt_from):
+    """Neither label maps nor lesion masks of others are needed, where nothing is drawn."""
+    given = [study / 'recipe.toml', study / 'out', '--data', study, '--threads', '1']
+    flags = ['--workers', '0', '--device', 'cpu', '--steps', '3']
+    flags += ['--fold', fold] if fold else []
+    assert main([str(item) for item in (*given, *flags)]) == 0
+    spec = load_spec(study / 'out' / 'model')
+    assert [(item.name, item.n) for item in spec.training.data] == [
+        ('real patients with manual masks', learnt_from)
+    ]
+    assert not spec.training.synthetic_only
+    assert 'Nothing was measured.' in (study / 'out' / 'model' / 'CARD.md').read_text()
+    table = pd.read_csv(study / 'out' / 'log' / 'from-000000' / 'metrics.csv')
+    measured = {name for name in table if name.startswith('validation')}
+    assert measured == ({'validation_loss_real', 'validation_dice_real'} if fold else set())
+    if fold:  # at the end, though it is shorter than validate_every
+        assert table['validation_dice_real'].dropna().between(0, 1).tolist() == [True]
+    assert (study / 'out' / 'curves.png').exists()
+
+
+def test_a_fold_that_leaves_no_patient_is_refused(study, capsys):
+    given = [study / 'recipe.toml', study / 'out', '--data', study, '--fold', 'both']
+    assert main([str(item) for item in (*given, '--workers', '0', '--device', 'cpu')]) == 2
+    assert 'no real case is left to learn from' in capsys.readouterr().err
 
 
 def test_what_confirms_new_lesions_must_be_there_before_a_training(tmp_path):

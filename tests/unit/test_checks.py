@@ -266,6 +266,13 @@ class TestFolders:
         (tmp_path / 'data').mkdir()
         check_folders(self.settings(tmp_path / 'data', tmp_path / 'out', 'group'))
 
+    def test_the_group_level_makes_no_folder(self, dataset, tmp_path):
+        check_folders(self.settings(dataset, tmp_path / 'out', 'group'))
+        assert not (tmp_path / 'out').exists()
+        (tmp_path / 'out').mkdir()
+        check_folders(self.settings(dataset, tmp_path / 'out', 'group'))
+        assert list((tmp_path / 'out').iterdir()) == []
+
     @pytest.mark.parametrize('place', ['.', 'out', 'sub-01', 'code/derivatives', 'derivatives2'])
     def test_an_output_inside_the_input(self, dataset, place):
         settings = self.settings(dataset, dataset / place)

@@ -143,6 +143,7 @@ def test_places_and_new_lesions_meet_the_items(tracked, tmp_path):
     states = items(
         tmp_path,
         tracks=found.tracks,
+        changes=found.rows,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=lesions,
         judged=[1, 2],
@@ -158,6 +159,7 @@ def test_what_is_new_by_two_masks_alone_meets_no_item(tracked, tmp_path):
     states = items(
         tmp_path,
         tracks=found.tracks,
+        changes=found.rows,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=[[old], [old, new], [lesion(1, 'infratentorial')]],
         judged=[2],
@@ -167,12 +169,40 @@ def test_what_is_new_by_two_masks_alone_meets_no_item(tracked, tmp_path):
     assert states['dissemination_in_time'][0] == 'not measured'
 
 
+def test_an_old_lesion_that_new_tissue_touches_leaves_new_ones_open(tmp_path):
+    longer = (slice(8, 13), *OLD[1:])
+    found = run(
+        TrackLesions,
+        tmp_path,
+        labels=[label_image(tmp_path / f'{i}.nii.gz', box) for i, box in enumerate((OLD, longer))],
+        years=[0.0],
+        sessions=['ses-1', 'ses-2'],
+        brains=[label_image(tmp_path / 'brain.nii.gz', WHOLE)] * 2,
+        gone=[label_image(tmp_path / 'gone.nii.gz')],
+        new=[label_image(tmp_path / 'new.nii.gz', (12, *OLD[1:]))],
+        new_pairs=[0],
+    )
+    rows = run(
+        AssessDissemination,
+        tmp_path,
+        tracks=found.tracks,
+        changes=found.rows,
+        visits=['ses-1', 'ses-2'],
+        lesions=[[lesion(1, 'periventricular')]] * 2,
+        judged=[1],
+    ).rows
+    (item,) = [row for row in rows if row['item'] == 'new_t2_lesion']
+    assert item['state'] == 'not measured'
+    assert item['note'] == 'ses-2: new tissue touches lesion 1: growth or new'
+
+
 def test_with_an_obstacle_nothing_is_measured_and_the_reason_is_told(tracked, tmp_path):
     _, found = tracked
     rows = run(
         AssessDissemination,
         tmp_path,
         tracks=found.tracks,
+        changes=found.rows,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=[[{'lesion': 1}]] * 3,
         judged=[1, 2],
@@ -188,6 +218,7 @@ def test_one_visit_can_be_disseminated_in_space_but_not_compared(tmp_path):
     states = items(
         tmp_path,
         tracks=[{**first, 'identifier': number, 'label': number} for number in (1, 2)],
+        changes=[],
         visits=['the visit'],
         lesions=[[lesion(1, 'periventricular'), lesion(2, 'juxtacortical')]],
         judged=[],
@@ -263,4 +294,7 @@ def test_the_criteria_need_zones_and_a_network_that_is_mostly_right(
     )
     obstacle = changes._obstacle(settings)
     assert reason in obstacle
+    if 'a share of' in obstacle:  # what to do is told beside the reason
+        flag = '--new-lesion-method' if 'longitudinal' in models else '--lesion-model'
+        assert f'Give one by {flag} whose model.toml' in obstacle
     assert bool(obstacle) == bool(reason)

@@ -28,7 +28,7 @@ DEEP = {1: 'deep', 2: 'deep'}
 
 
 def visit(places=None, *, number: int = 1, **known) -> VisitFindings:
-    for name in ('new', 'unconfirmed', 'enhancing'):
+    for name in ('new', 'unconfirmed', 'touched', 'enhancing'):
         if known.get(name) is not None:
             known[name] = frozenset(known[name])
     return VisitFindings(name=f'ses-{number}', places=places or {}, **known)
@@ -188,6 +188,19 @@ class TestTime:
         assert found['new_t2_lesion']['state'] == NOT_MET
         assert found['new_t2_lesion']['note'] == 'ses-2: unconfirmed 7'
 
+    def test_new_tissue_that_touches_old_lesions_leaves_it_open(self):
+        second = visit({1: 'deep', 7: 'deep'}, number=2, new=(), unconfirmed={7}, touched={2, 1})
+        found = assess(visit(DEEP, enhancing=()), second)
+        assert found['new_t2_lesion']['state'] == found[TIME]['state'] == NOT_MEASURED
+        assert found['new_t2_lesion']['lesions'] == ''
+        note = 'ses-2: unconfirmed 7, new tissue touches lesion 1, 2: growth or new'
+        assert found['new_t2_lesion']['note'] == note
+
+    def test_a_new_lesion_meets_it_whatever_touches_old_ones(self):
+        second = visit({**DEEP, 3: 'deep'}, number=2, new={3}, touched={1})
+        found = assess(visit(DEEP), second)['new_t2_lesion']
+        assert (found['state'], found['lesions'], found['note']) == (MET, '3', '')
+
     @pytest.mark.parametrize(
         ('enhancing', 'state'),
         [((), NOT_MET), ((1,), MET), ((1, 2), NOT_MET), (None, NOT_MEASURED)],
@@ -291,6 +304,31 @@ class TestGathering:
         found = gather_findings(table, 1, 'ses-2', {1: 'deep', 2: 'deep'}, {1: 7, 2: 4})
         assert found.kin == {2: {1}}
         assert found.new == frozenset()
+
+    @pytest.mark.parametrize(
+        ('marked_mm3', 'extent_mm', 'touched'),
+        [(6, 20, {1, 2}), (5, 20, set()), (6, 2, set()), (None, 20, set())],
+    )
+    def test_lesions_that_flow_together_through_new_tissue(self, marked_mm3, extent_mm, touched):
+        first = np.zeros((24, 6, 6), np.int32)
+        first[:10, :3, :3], first[12:20, :3, :3] = 1, 2
+        second, new = np.zeros_like(first), None
+        second[:20, :3, :3] = 3
+        if marked_mm3 is not None:
+            new = np.zeros(first.shape, bool)
+            new[tuple(np.argwhere((second > 0) & (first == 0))[:marked_mm3].T)] = True
+        tracks = track_lesions([first, second], 1.0, new=[new])
+        (pair,) = tracks.comparisons
+        assert [change.kind for change in pair.changes] == ['merged']
+        found = gather_findings(
+            tracks.table,
+            1,
+            'ses-2',
+            {3: 'deep'},
+            {3: extent_mm},
+            changes=pair.table().to_dict('records'),
+        )
+        assert found.touched == touched
 
     def test_visits_without_lesions(self):
         empty = np.zeros((4, 4, 4), np.int32)

@@ -139,13 +139,24 @@ class TestDistances:
         assert average_surface_distance_mm(inner, outer, spacing) == pytest.approx(6, abs=0.3)
 
     def test_tops_and_bottoms_do_not_count_for_the_wmh_rule(self):
-        # In a slice of 3 x 3 only the centre is inside; a rod one voxel wide is all surface.
-        thick = box((9, 9, 9), (3, 6), (3, 6), (2, 7))
-        ring = thick.copy()
-        ring[4, 4, 2:7] = False
-        assert hausdorff95_mm(ring, thick, (1, 1, 1)) == 0
-        # In three dimensions the two ends of the rod belong to the surface of `thick`.
-        assert average_surface_distance_mm(ring, thick, (1, 1, 1)) > 0
+        block = box((13, 13, 9), (2, 11), (2, 11), (2, 7))
+        pierced = block & ~box(block.shape, (4, 9), (4, 9), (2, 7))
+        # In each slice the hole's rim is erosion's, 1 mm from that of the block. By an erosion in
+        # three dimensions all of the block's top and bottom were surface, 2 mm from it: 2.0.
+        assert hausdorff95_mm(pierced, block, (1, 1, 1)) == 1
+        assert hausdorff95_mm(pierced, block, (1, 1, 7)) == 1
+
+    @pytest.mark.parametrize('seed', range(3))
+    def test_surfaces_are_those_of_the_wmh_challenge(self, seed):
+        sitk = pytest.importorskip('SimpleITK')
+        from msapp.evaluation.voxel import SLICE_SQUARE, surface_mm
+
+        mask, _ = blobs(seed)
+        # `evaluation.py` of the challenge; SimpleITK reads arrays with the slices first.
+        inner = sitk.BinaryErode(sitk.GetImageFromArray(mask.T.astype(np.uint8)), (1, 1, 0))
+        expected = mask & (sitk.GetArrayFromImage(inner).T == 0)
+        found = surface_mm(mask, (1, 1, 1), SLICE_SQUARE, open_border=True)
+        np.testing.assert_array_equal(found, np.argwhere(expected))
 
     def test_the_diagonal_is_a_neighbour_for_the_wmh_rule(self):
         # A missing corner brings its diagonal neighbour to the surface, 1 voxel from the ring.

@@ -1,5 +1,6 @@
 import json
 import re
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -27,7 +28,14 @@ from msapp.reports.figures import (
     mosaic,
     viewer,
 )
-from msapp.reports.panels import NEW_LESIONS, regions_panel
+from msapp.reports.panels import (
+    CANDIDATES,
+    CAPTION_VOXELS,
+    CROP_MM,
+    NEW_LESIONS,
+    ROWS,
+    regions_panel,
+)
 
 SHAPE = (40, 48, 36)
 RED = '#ff0000'
@@ -191,7 +199,13 @@ def test_candidates_are_shown_largest_first_and_outlined_on_the_current_visit_on
     labels[25:27, 20:22, 15:17] = 3
     table = [{'candidate': 7, 'x_individual_mm': -3.0, 'y_individual_mm': None}]
     out = regions_panel(
-        image, image, labels, tmp_path / 'c.png', brain_mask=brain, max_rows=1, table=table
+        image,
+        image,
+        labels,
+        tmp_path / 'c.png',
+        brain_mask=brain,
+        wording=replace(CANDIDATES, most=1),
+        table=table,
     )
     picture = pixels(out)
     magenta = (picture[..., 0] > 180) & (picture[..., 1] < 130) & (picture[..., 2] > 150)
@@ -199,6 +213,33 @@ def test_candidates_are_shown_largest_first_and_outlined_on_the_current_visit_on
     first_half = columns < WIDTH_PX / 6  # the axial picture of the visit before
     assert columns.size
     assert not first_half.any()
+
+
+@pytest.mark.parametrize(('most', 'sheets'), [(40, [8, 4]), (10, [8, 2]), (12, [8, 4]), (8, [8])])
+def test_every_new_lesion_has_a_row_on_sheets_one_below_the_other(
+    tmp_path, image, brain, most, sheets
+):
+    labels = np.zeros(SHAPE, np.int32)
+    for number, (i, j) in enumerate(np.ndindex(3, 4), start=1):
+        labels[8 * i + 8 : 8 * i + 12, 8 * j + 8 : 8 * j + 12, 16:20] = number
+    out = regions_panel(
+        image,
+        image,
+        labels,
+        tmp_path / 'n.png',
+        brain_mask=brain,
+        wording=replace(NEW_LESIONS, most=most),
+    )
+    outlined = red(pixels(out))
+    row = (CROP_MM + CAPTION_VOXELS) * WIDTH_PX / 381  # of the 381 voxels from left to right
+    heights = [HEADER_PX + round(count * row) for count in sheets]
+    assert outlined.shape[0] == sum(heights)
+    for count, sheet in zip(sheets, np.split(outlined, np.cumsum(heights)[:-1]), strict=True):
+        assert count <= ROWS
+        rows = np.array_split(sheet[HEADER_PX:], count)
+        assert all(part.sum() > 50 for part in rows)
+        assert not sheet[:HEADER_PX].any()
+    assert out.stat().st_size < MAX_BYTES * len(sheets)
 
 
 def test_no_candidate_is_said_and_not_an_error(tmp_path, image, brain):

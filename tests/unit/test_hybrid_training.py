@@ -208,6 +208,22 @@ def test_a_batch_goes_into_the_network_and_padding_does_not_count(case, recipe):
     assert (loss, dice) == (again, same)
 
 
+def test_real_pairs_have_columns_of_their_own(case, recipe):
+    module = HybridTraining(recipe).eval()
+    batch = Batches([case], varied=False)[case.patches()]
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: value.item()})
+    module.validation_step(batch, 0)
+    module.validation_step(batch, 0, 1)
+    assert list(logged) == [
+        'validation_loss',
+        'validation_dice_lesions',
+        'validation_loss_real',
+        'validation_dice_real',
+    ]
+    assert logged['validation_loss_real'] == logged['validation_loss']
+
+
 def test_the_learning_rate_falls_to_a_tenth_every_four_epochs(recipe):
     made = HybridTraining(recipe).configure_optimizers()
     optimizer, scheduler = made['optimizer'], made['lr_scheduler']['scheduler']

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -77,12 +79,24 @@ def test_no_lesion_begins_on_bright_tissue():
     assert all(centre[1] > 29 - 1 for centre in centres)
 
 
-def test_without_room_nothing_is_painted_and_no_row_is_made():
+def test_without_room_nothing_is_painted_and_the_rows_say_so():
     visits, painted = paint(found=np.ones(SHAPE, bool))
     assert painted.diameters_mm == ()
     assert (painted.image == visits[1]).all()
-    assert count_recovered(painted, np.zeros(SHAPE, bool)) == []
     assert not painted.examples().any()
+    rows = count_recovered(painted, np.ones(SHAPE, bool))
+    assert [row['diameter_mm'] for row in rows] == list(SIZES)
+    for row in rows:
+        assert {row[f'{name}_count'] for name in ('injected', 'recovered', 'half_marked')} == {0}
+        assert row['recovered_fraction'] is row['marked_fraction'] is None
+
+
+def test_a_size_without_room_keeps_its_row_beside_those_with():
+    _, painted = paint(sizes=(100.0, 4.0))
+    small, large = count_recovered(painted, painted.labels > 0)
+    assert (small['diameter_mm'], small['injected_count']) == (4, EACH)
+    assert small['recovered_fraction'] == small['marked_fraction'] == 1
+    assert (large['diameter_mm'], large['injected_count']) == (100, 0)
 
 
 def test_a_lesion_is_recovered_from_a_tenth_of_its_volume_on():
@@ -96,6 +110,18 @@ def test_a_lesion_is_recovered_from_a_tenth_of_its_volume_on():
     assert (large['diameter_mm'], large['injected_count'], large['recovered_count']) == (8, 3, 2)
     assert small['recovered_fraction'] == pytest.approx(1 / 3)
     assert large['marked_fraction'] == pytest.approx(1.16 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize(('extra', 'count'), [(0, 0), (1, 1)])
+def test_a_lesion_is_half_marked_from_more_than_half_of_its_volume_on(extra, count):
+    _, painted = paint(each=1)
+    voxels = np.argwhere(painted.labels == 1)
+    labels = np.zeros(SHAPE, np.int32)
+    labels[tuple(voxels[: len(voxels) // 2 * 2].T)] = 1  # an even number of voxels
+    found = np.zeros(SHAPE, bool)
+    found[tuple(voxels[: len(voxels) // 2 + extra].T)] = True
+    _, large = count_recovered(replace(painted, labels=labels), found)
+    assert (large['recovered_count'], large['half_marked_count']) == (1, count)
 
 
 def test_one_example_of_each_size_is_shown():

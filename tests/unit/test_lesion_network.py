@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from msapp.errors import InputError
+from msapp.evaluation.calibration import apply_temperature, to_logits
+from msapp.imaging.geometry import save_transform
 from msapp.inference.lesions import drop_partial, predict_lesions, sample_lesions
-from msapp.inference.prior import adapt_prior
+from msapp.inference.prior import find_shift
+from msapp.interfaces.lesions import SegmentLesions
+from msapp.lesions.uncertainty import measure_lesion_uncertainty
+from msapp.models.registry import save_model
 from msapp.models.spec import ModelSpec
+from msapp.networks import build_network
 
 WINDOW = (16, 16, 16)
 
@@ -89,9 +96,23 @@ def test_flips_average_over_the_mirror_image(flair, brain):
 def test_a_prior_adapts_the_probabilities_of_the_brain_alone(flair, brain):
     plain = predict_lesions({'FLAIR': flair}, brain, Bright(), spec())
     adapted = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(prior=0.2))
-    np.testing.assert_array_equal(adapted[brain], adapt_prior(plain[brain], 0.2))
+    logits = to_logits(plain[brain])
+    shift = find_shift(logits, 0.2)
+    assert shift < -1
+    np.testing.assert_allclose(to_logits(adapted[brain]), logits + shift, atol=1e-3)
     assert (adapted[~brain] == 0).all()
-    assert not np.allclose(adapted, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize('temperature', [0.5, 3.0])
+def test_temperature_comes_after_the_prior_and_leaves_the_mask_as_it_is(flair, brain, temperature):
+    flair = flair + np.random.default_rng(0).normal(0, 0.3, flair.shape).astype(np.float32)
+    adapted = predict_lesions({'FLAIR': flair}, brain, Bright(), spec(prior=0.05))
+    both = spec(prior=0.05, temperature=temperature)
+    divided = predict_lesions({'FLAIR': flair}, brain, Bright(), both)
+    np.testing.assert_allclose(
+        divided[brain], apply_temperature(to_logits(adapted[brain]), temperature), atol=1e-3
+    )
+    assert ((divided >= 0.5) == (adapted >= 0.5)).all()
 
 
 def test_temperature_divides_the_logits(flair, brain):
@@ -170,6 +191,43 @@ def test_samples_disagree_where_the_network_is_unsure_and_are_0_outside(flair, b
     assert (maps.variance != other.variance).any()
 
 
+class Same(Bright):
+    """`Bright`, whose samples are all alike; it predicts a variance of the square of FLAIR."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout3d(0.5)
+        self.variance_head = nn.Identity()
+
+    def forward_with_variance(self, image):
+        return self(image), 2 * image[:, :1].log()
+
+
+@pytest.mark.parametrize('temperature', [1.0, 2.0])
+def test_uncertainty_is_that_of_the_probability_of_which_the_mask_is_made(
+    flair, brain, temperature
+):
+    adapted_model = spec(prior=0.2, temperature=temperature)
+    own = predict_lesions({'FLAIR': flair}, brain, Same(), spec())
+    shift = find_shift(to_logits(own[brain]), 0.2)
+    flair[12, 12, 10] = 1.5 - shift / 8  # where the adapted logit is 0
+    probability = predict_lesions({'FLAIR': flair}, brain, Same(), adapted_model)
+    maps = sample_lesions({'FLAIR': flair}, brain, Same(), adapted_model, samples=3)
+    assert maps.entropy[12, 12, 10] == pytest.approx(np.log(2), abs=1e-3)
+    np.testing.assert_array_equal(maps.probability, probability)
+    assert (maps.variance == 0).all()
+
+
+def test_the_variance_that_a_network_predicts_is_in_maps_and_table(flair, brain):
+    maps = sample_lesions({'FLAIR': flair}, brain, Same(), spec(temperature=2.0), samples=2)
+    assert (maps.predicted_variance[~brain] == 0).all()
+    np.testing.assert_allclose(maps.predicted_variance[brain], flair[brain] ** 2, rtol=1e-5)
+    table = measure_lesion_uncertainty(((flair == 2) & brain).astype(int), maps)
+    assert table['predicted_variance_mean'].item() == pytest.approx(4)
+    silent = sample_lesions({'FLAIR': flair}, brain, Unsure(), spec(), samples=2)
+    assert silent.predicted_variance is None
+
+
 def test_a_network_without_dropout_has_no_samples(flair, brain):
     with pytest.raises(ValueError, match='no dropout'):
         sample_lesions({'FLAIR': flair}, brain, Bright(), spec(), samples=2)
@@ -184,3 +242,33 @@ def test_a_contrast_that_shows_a_part_of_the_brain_is_left_out(missing, kept):
     short[..., 36 - missing :] = 0
     images = {'FLAIR': short, 'T1w': short}
     assert drop_partial(images, brain, spec()).keys() == {'FLAIR', *(['T1w'] if kept else [])}
+
+
+@pytest.mark.parametrize(('seen', 'used'), [(20, ['FLAIR', 'T1w']), (10, ['FLAIR'])])
+def test_sidecar_and_table_name_the_contrasts_that_were_used(flair, brain, tmp_path, seen, used):
+    """The slices of T1w from ``seen`` on are not there."""
+    brain = brain.copy()
+    brain[1:-1, 1:-1, 1:-1] = True
+    short = np.ones(flair.shape, np.float32)
+    short[..., seen:] = 0
+    images = {'flair': flair, 't1w': short, 'brain_mask': brain}
+    images |= {'white_matter': brain, 'grey_matter': ~brain}
+    for name, values in images.items():
+        image = nib.Nifti1Image(values.astype(np.float32), np.eye(4))
+        nib.save(image, tmp_path / f'{name}.nii')
+    save_transform(tmp_path / 'to_mni.txt', np.eye(4))
+    arguments = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8], 'num_res_units': 0}
+    network = build_network('headed_unet', arguments)
+    architecture = {'name': 'headed_unet', 'arguments': arguments}
+    model = save_model(tmp_path / 'toy', spec(architecture=architecture), network)
+    node = SegmentLesions(
+        model=str(model.folder),
+        model_sha256='none',
+        sources={'FLAIR': 'bids:raw:FLAIR', 'T1w': 'bids:raw:T1w'},
+        to_mni=str(tmp_path / 'to_mni.txt'),
+        **{name: str(tmp_path / f'{name}.nii') for name in images},
+    )
+    made = node.run_function(tmp_path)
+    assert made['metadata'] == {'Sources': [f'bids:raw:{name}' for name in used]}
+    assert made['measures']['lesion_contrasts'] == ','.join(used)
+    assert made['measures']['lesion_contrasts_left_out'] == (None if 'T1w' in used else 'T1w')

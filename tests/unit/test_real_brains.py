@@ -134,6 +134,18 @@ def rewrite(path, change):
     nib.save(nib.Nifti1Image(changed, image.affine), path)
 
 
+def test_a_whole_head_lies_in_a_window_about_its_brain(recipe, heads):
+    items = brains.BrainCases(heads, recipe).wholes()
+    assert len(items) == 2
+    for item in items:
+        assert item['image'].shape == item['target'].shape == (1, *recipe.window)
+        assert item['target'].unique().tolist() == [0, SOME_CLASS]
+        bright, brain = item['image'] > 0.5, item['target'] > 0
+        assert 2 * (bright & brain).sum() / (bright.sum() + brain.sum()) > 0.95
+        middle = brain[0].nonzero().float().mean(dim=0)
+        assert (middle - (torch.tensor(recipe.window) - 1) / 2).abs().max() < 1
+
+
 def test_a_drawn_mask_moves_with_its_head(recipe, heads, monkeypatch):
     monkeypatch.setattr(brains, 'head_transform', lambda: lambda image: image)
     cases = brains.BrainCases(heads, recipe)

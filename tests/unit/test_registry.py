@@ -89,6 +89,26 @@ def test_the_file_says_what_the_description_does(model):
     assert 'folder' not in values
 
 
+def test_a_model_has_a_card_that_says_no_more_than_the_description(model, tmp_path):
+    card = (model.folder / 'CARD.md').read_text()
+    assert card.startswith('# toy 1.0.0\n\ntests\n')
+    assert 'Task: lesions. In: FLAIR, T1w (may be missing); voxels of 1 x 1 x 1 mm' in card
+    assert '- phantom, n = 5\n\nNo real image was used.\n' in card
+    assert '- Dice: 0.5 (n = 3; none). made up\n' in card
+    assert card.endswith('## Licence\n\nApache-2.0\n')
+    training = {'data': [{'name': 'patients', 'n': 2}], 'synthetic_only': False}
+    changed = spec(validation=(), training=training | {'attribution': 'Thanks to all.'})
+    other = (save_model(tmp_path / 'other', changed, network()).folder / 'CARD.md').read_text()
+    assert '- patients, n = 2\n\nReal images were used. Thanks to all.\n' in other
+    assert '## How good it is\n\nNothing was measured.\n' in other
+
+
+def test_a_card_that_is_there_is_kept(model):
+    (model.folder / 'CARD.md').write_text('by hand')
+    save_model(model.folder, spec(), network())
+    assert (model.folder / 'CARD.md').read_text() == 'by hand'
+
+
 def test_saving_again_gives_the_same_bytes(model, tmp_path):
     again = save_model(tmp_path / 'other', spec(), network())
     assert again.weights_sha256 == model.weights_sha256

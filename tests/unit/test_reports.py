@@ -48,16 +48,13 @@ def page_of(root, **values):
 FLAIR = {'contrast': 'FLAIR', 'file': 'a.nii.gz', 'voxel_size_mm': '1 x 1 x 3', 'note': ''}
 
 
-def test_a_report_loads_nothing_and_links_only_where_methods_cite(tmp_path):
+def test_a_report_loads_nothing_and_links_to_itself_alone(tmp_path):
     picture(tmp_path, 'sub-01_ses-1_desc-mosaic_FLAIR.png')
-    methods = '<p>N4 (<a href="https://doi.org/10.1109/TMI.2010.2046908">2010</a>).</p>'
-    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),), methods_html=methods)
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),), methods='N4 (2010).')
     assert 'data:image/png;base64,' in page
     assert not EXTERNAL.search(page)
     links = re.findall(r'href="([^"]*)"', page)
-    assert [link for link in links if not link.startswith('#')] == [
-        'https://doi.org/10.1109/TMI.2010.2046908'
-    ]
+    assert all(link.startswith('#') for link in links)
     assert "default-src 'none'" in page
     assert '@import' not in page
     assert 'url(' not in page
@@ -77,6 +74,7 @@ def test_names_and_messages_are_escaped(tmp_path):
         warnings=(ODD,),
         versions={ODD: ODD},
         settings={ODD: ODD},
+        methods=ODD,
     )
     assert '<script>alert' not in page
     assert page.count('<script>') == 1
@@ -145,6 +143,21 @@ def test_a_measure_that_looks_wrong_is_a_warning(tmp_path, measures, words):
     page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
     assert words in page
     assert 'Complete, with 1 warning to read first.' in page
+
+
+@pytest.mark.parametrize(
+    ('before', 'now', 'warned'),
+    [('FLAIR,T1w', 'FLAIR', True), ('FLAIR', 'FLAIR', False), (None, 'FLAIR', False)],
+)
+def test_lesions_of_two_visits_from_other_contrasts_are_a_warning(tmp_path, before, now, warned):
+    """The visits lie on both sides of one that was not compared."""
+    summary(tmp_path, 'sub-01', 'ses-1', lesion_contrasts=before)
+    summary(tmp_path, 'sub-01', 'ses-2')
+    summary(tmp_path, 'sub-01', 'ses-3', lesion_contrasts=now, lesions_since_session='ses-1')
+    page = page_of(tmp_path, visits=tuple(VisitSection(name, None) for name in '123'))
+    words = 'ses-3: lesions were found from FLAIR here and from FLAIR and T1w at ses-1, with which'
+    assert (words in page) == warned
+    assert ('with which they are compared' in page) == warned
 
 
 def test_what_another_run_left_behind_is_not_shown(tmp_path):
@@ -218,6 +231,22 @@ def test_the_criteria_are_headed_research_use(tmp_path):
     assert cells.count('not measured') == 1
     assert '–' in cells
     assert 'desc-timeline' not in page  # one visit has none
+
+
+@pytest.mark.parametrize('notes', [('no zones', 'no zones'), ('no zones', 'no cord')])
+def test_one_reason_for_which_no_item_is_measured_stands_above_them(tmp_path, notes):
+    summary(tmp_path, 'sub-01', 'ses-1')
+    items = [
+        row(DISSEMINATION, participant_id='sub-01', item=name, state='not measured', note=note)
+        for name, note in zip(('periventricular', 'spinal_cord'), notes, strict=True)
+    ]
+    path = tmp_path / 'sub-01' / 'sub-01_desc-dissemination_stats.tsv'
+    write_table(path, items, DISSEMINATION)
+    page = page_of(tmp_path, visits=(VisitSection('1', None, (FLAIR,)),))
+    above, _, below = page.partition('id="criteria"')[2].partition('<table>')
+    shared = notes[0] == notes[1]
+    assert ('None of these items is measured' in above) == (notes[0] in above) == shared
+    assert (notes[0] in below.partition('</table>')[0]) != shared
 
 
 def test_a_visit_that_was_not_compared_has_no_changes(tmp_path):
@@ -322,6 +351,49 @@ def test_a_check_of_other_weights_or_another_pair_is_not_shown(tmp_path, other, 
     assert ('Painted lesions' in page) == shown
 
 
+@pytest.mark.parametrize(('number', 'words'), [(27, '27 of 27 shown'), (52, '40 of 52 shown')])
+def test_captions_tell_how_many_new_lesions_and_places_are_shown(tmp_path, number, words):
+    folder, keys = summary(
+        tmp_path,
+        'sub-01',
+        'ses-2',
+        since_session='ses-1',
+        lesions_since_session='ses-1',
+        detected_new_model='newlesions',
+    )
+    tables = {
+        'changes': (CHANGES, {'kind': 'new', 'volume_after_ml': 0.1}),
+        'newlesions': (NEW_LESIONS, {}),
+        'candidates': (CANDIDATES, {}),
+    }
+    for kind, (columns, values) in tables.items():
+        rows = [row(columns, **keys, **values)] * number
+        write_table(folder / f'sub-01_ses-2_desc-{kind}_stats.tsv', rows, columns)
+    for panel in ('newlesions', 'detected', 'candidates'):
+        picture(tmp_path, f'sub-01_ses-2_desc-{panel}_FLAIR.png')
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    captions = re.findall(r'<figcaption>(.*?shown), largest first\. (\w+)', page)
+    assert captions == [(words, 'Each'), (words, 'Each'), (f'8 of {number} shown', 'Each')]
+
+
+def test_a_size_that_was_not_painted_has_its_row_and_the_note_says_where_lesions_are(tmp_path):
+    model = {'detected_new_model': 'newlesions', 'detected_new_model_sha256': 'aaa'}
+    folder, keys = summary(tmp_path, 'sub-01', 'ses-2', since_session='ses-1', **model)
+    none = dict.fromkeys(('injected_count', 'recovered_count', 'half_marked_count'), 0)
+    checked = keys | model | none | {'since_session': 'ses-1'}
+    line = row(SELF_CHECK, **checked, diameter_mm=12.0, volume_mm3=905.0)
+    write_table(folder / 'sub-01_ses-2_desc-selfcheck_stats.tsv', [line], SELF_CHECK)
+    picture(tmp_path, 'sub-01_ses-2_desc-selfcheck_FLAIR.png')
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    shown = page.partition('Self-check: how many painted lesions were found</h3>')[2]
+    note = ' '.join(shown.partition('</p>')[0].split())
+    assert 'none in cortex, hardly any beside the ventricles or below the tentorium' in note
+    table = shown.partition('</table>')[0]
+    assert 'half marked count' in table
+    cells = re.findall(r'<td[^>]*>([^<]*)</td>', table)
+    assert cells == ['12', '905', '0', '0', 'not measured', '0', 'not measured']
+
+
 def test_a_group_of_one_draws_no_distribution(tmp_path):
     summary(tmp_path, 'sub-01', 'ses-1', lesion_volume_ml=3.0, brain_volume_ml=1400.0)
     page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
@@ -362,6 +434,28 @@ def test_a_group_counts_nothing_where_nothing_was_measured(tmp_path):
     assert '0 lesions' not in page
     assert '0 new' not in page
     assert '0 candidates' not in page
+
+
+def test_a_group_tells_in_how_many_visits_or_pairs_each_count_was_made(tmp_path):
+    for number in (1, 2, 3):
+        summary(tmp_path, f'sub-0{number}', 'ses-1', lesion_count=4)
+        new = {'new_lesion_count': 5} if number == 1 else {}
+        summary(tmp_path, f'sub-0{number}', 'ses-2', candidate_count=number, **new)
+    page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    assert '3 pairs of visits compared;' in page
+    assert 'lesions, each counted at every visit that has it: 12 (n = 3 visits);' in page
+    assert 'new lesions by comparison of segmentations: 5 (n = 1 pair);' in page
+    assert 'candidates (not confirmed new lesions): 6 (n = 3 pairs).' in page
+
+
+@pytest.mark.parametrize(('motion', 'verdict'), [(0.5, 'good'), (9.0, 'fair')])
+def test_a_group_names_the_doubtful_visits_and_is_not_good_then(tmp_path, motion, verdict):
+    summary(tmp_path, 'sub-01', 'ses-1', mni_alignment=1.2)
+    summary(tmp_path, 'sub-01', 'ses-2', mni_alignment=1.2, visit_motion_mm=motion)
+    page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    assert f'class="verdict {verdict}"' in page
+    doubtful = '<li>sub-01, ses-2: after the rigid alignment 9.0 mm are left' in page
+    assert doubtful == ('1 doubt about visits, listed below.' in page) == (verdict == 'fair')
 
 
 def test_a_table_of_lesions_of_an_earlier_run_is_not_shown(tmp_path):

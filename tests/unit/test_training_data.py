@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torchio as tio
+from scipy import ndimage
 
+from msapp.errors import UsageError
 from msapp.synthesis.lesion_bank import AFFINE, SHAPE, LesionBank
 from msapp.training import patients
+from msapp.training.data import Mixture, read_heads
 from msapp.training.recipe import load_recipe
 
 SIDE = 96
@@ -41,13 +44,13 @@ def bank():
     return LesionBank([mask], [np.argwhere(mask)[:5]])
 
 
-def draw(patient, bank, monkeypatch, painted):
+def draw(patient, bank, monkeypatch, painted, seed=0):
     monkeypatch.setattr(patients, 'PAINTED', painted)
     monkeypatch.setattr(patients, 'case_transform', lambda: lambda patch: patch)
     values = load_recipe('lesions').model_dump()
     values['generator'] |= {'missing': 0.0, 'load': {'none': 0.0, 'patient': 1.0, 'thinned': 0.0}}
     recipe = load_recipe('lesions').model_copy(update={'generator': values['generator']})
-    return patients.Cases([patient], recipe, bank).draw(np.random.default_rng(0))
+    return patients.Cases([patient], recipe, bank).draw(np.random.default_rng(seed))
 
 
 def test_lesions_are_painted_into_white_matter_bright_on_flair_and_dark_on_t1w(
@@ -65,6 +68,22 @@ def test_lesions_are_painted_into_white_matter_bright_on_flair_and_dark_on_t1w(
     assert (flair[far] == 1).all()
 
 
+def test_painted_lesions_have_soft_borders(patient, bank, monkeypatch):
+    items = []
+    for softest_mm in (0.0, 3.0):
+        monkeypatch.setattr(patients, 'SOFTEST_BORDER_MM', softest_mm)
+        items.append(draw(patient, bank, monkeypatch, painted=1.0, seed=1))
+    hard, soft = items
+    assert torch.equal(hard['target'], soft['target'])
+    lesions = hard['target'][0] > 0
+    away_mm = torch.from_numpy(ndimage.distance_transform_edt(~lesions))
+    for image, other in zip(hard['image'], soft['image'], strict=True):
+        assert (image[away_mm > 1] == 1).all()
+        assert (other[(away_mm > 1) & (away_mm < 3)] != 1).any()
+        # Three standard deviations, along each axis.
+        assert (other[away_mm > 16] == 1).all()
+
+
 def test_the_patient_is_not_changed(patient, bank, monkeypatch):
     draw(patient, bank, monkeypatch, painted=1.0)
     assert (patient['FLAIR'].data == 1).all()
@@ -74,3 +93,38 @@ def test_the_patient_is_not_changed(patient, bank, monkeypatch):
 def test_nothing_is_painted_without_a_bank(patient, monkeypatch):
     item = draw(patient, None, monkeypatch, painted=1.0)
     assert not item['target'].any()
+
+
+def test_a_whole_patient_is_as_it_is_with_zeros_for_what_is_missing(patient):
+    patient['lesions'].data[:, 1, 2, 3] = 1
+    patient.remove_image('T1w')
+    (item,) = patients.Cases([patient], load_recipe('lesions')).wholes()
+    assert item['image'].shape == (2, SIDE, SIDE, SIDE)
+    assert [channel.unique().tolist() for channel in item['image']] == [[1], [0]]
+    assert item['target'].nonzero().tolist() == [[0, 1, 2, 3]]
+
+
+def test_visits_of_one_name_are_one_patient(patient):
+    named = []
+    for name in ('one', 'one', 'two'):
+        named.append(tio.Subject(patient.get_images_dict(intensity_only=False), name=name))
+    assert len(patients.Cases(named, load_recipe('lesions'))) == 2
+
+
+def test_without_drawn_heads_all_is_real_and_without_both_there_is_nothing():
+    class Real:
+        def draw(self, rng):
+            return {'image': torch.ones(1)}
+
+    for share in (0.0, 0.5):
+        stream = iter(Mixture(None, Real(), share, 0))
+        assert all(next(stream)['image'] == 1 for _ in range(5))
+    with pytest.raises(UsageError, match='no real case is left to learn from'):
+        Mixture(None, None, 0.0, 0)
+
+
+def test_heads_are_asked_for_where_the_recipe_names_none(tmp_path):
+    recipe = load_recipe('lesions')
+    data = recipe.data.model_copy(update={'heads': None})
+    with pytest.raises(UsageError, match='set synthetic_share = 0 and leave held_out_heads out'):
+        read_heads(recipe.model_copy(update={'data': data}), tmp_path, tmp_path)

@@ -150,6 +150,12 @@ def test_a_patient_without_bank_is_centred_on_change_and_not_changed(patient, mo
     assert torch.equal(patient.images, kept)
 
 
+def test_whole_pairs_are_as_they_are_and_single_visits_are_none(patient):
+    (item,) = pairs.PairCases([patient, replace(patient, paired=False)], recipe()).wholes()
+    assert torch.equal(item['image'], patient.images)
+    assert torch.equal(item['target'][0] > 0, patient.increase)
+
+
 def test_drawn_pairs_are_scaled_by_little_and_keep_their_target():
     class Fixed:
         def draw_pair(self, rng):

@@ -26,6 +26,7 @@ from msapp.models.registry import load_spec, save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
 from msapp.settings import Settings
+from msapp.workflows import changes, longitudinal
 from msapp.workflows import lesions as lesion_workflows
 from msapp.workflows import newlesions as new_lesion_workflows
 from msapp.workflows.base import init_msapp_wf
@@ -76,8 +77,8 @@ class Case:
 
     @property
     def pairs(self) -> int:
-        """Number of consecutive visits that both have a FLAIR."""
-        return sum('FLAIR' in one and 'FLAIR' in two for one, two in pairwise(self.contrasts))
+        """Number of visits with a FLAIR that have one with a FLAIR before them."""
+        return max(self.with_flair - 1, 0)
 
 
 def same_everywhere(
@@ -90,7 +91,7 @@ def same_everywhere(
 
 
 REGULAR = [same_everywhere(*choice) for choice in product(SESSIONS, CONTRASTS, TASKS, SPACES)]
-F, T = ('FLAIR',), ('T1w',)
+F, T, B = ('FLAIR',), ('T1w',), ('FLAIR', 'T1w')
 RAGGED = [
     Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
     for contrasts in ((F, T, F), (F, F, T), (T, F, F), (('FLAIR', 'T1w'), F, T))
@@ -156,6 +157,15 @@ def written(graph: Any) -> list[str]:
     return names
 
 
+def sidecars(graph: Any) -> dict[str, dict[str, Any]]:
+    """Give the sidecar of each image, by its name without participant, session and extension."""
+    found = {}
+    for node in of_kind(graph, outputs.SaveImage):
+        name = Path(node.inputs.name).name.removesuffix('.nii.gz')
+        found[name[name.index('space-') :]] = node.inputs.metadata
+    return found
+
+
 def sources(graph: Any, node: Any, field: str) -> Iterator[tuple[Any, str]]:
     """Give the node that computes an input, through any number of identity nodes."""
     for origin, _, data in graph.in_edges(node, data=True):
@@ -184,7 +194,7 @@ def test_the_baseline_takes_the_place_of_the_network(image):
 
 
 @ALL
-def test_candidates_are_sought_in_every_consecutive_pair_of_flairs(case, graph):
+def test_candidates_are_sought_in_each_flair_since_the_last_before(case, graph):
     expected = case.pairs if 'longitudinal' in case.tasks else 0
     assert len(of_kind(graph, lesions.FindCandidates)) == expected
 
@@ -297,7 +307,8 @@ def new_lesion_model(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('contrasts', 'judged'), [((F, F, F), [0, 1]), ((F, F, T), [0]), ((T, F, F), [0])]
+    ('contrasts', 'judged'),
+    [((F, F, F), [0, 1]), ((F, F, T), [0]), ((T, F, F), [0]), ((F, T, F), [0])],
 )
 def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, contrasts, judged):
     case = Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
@@ -306,12 +317,12 @@ def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, co
     assert len(of_kind(graph, newlesions.SegmentNewLesions)) == len(judged)
     (track,) = of_kind(graph, lesions.TrackLesions)
     assert track.inputs.new_pairs == judged
-    first = contrasts.index(F)  # visits that are followed are counted from there
+    followed = [number for number, names in enumerate(contrasts, start=1) if names == F]
     for merge, taken in (('merge_new', 'mask'), ('merge_gone', 'gone')):
         (gather,) = [node for node in graph.nodes if node.name == merge]
         for place, pair in enumerate(judged, start=1):
             origin, field = next(sources(graph, gather, f'in{place}'))
-            assert f'ses_{first + pair + 2}_' in origin.fullname
+            assert f'ses_{followed[pair + 1]}_' in origin.fullname
             assert field == taken
     assert len(of_kind(graph, newlesions.CheckDetector)) == len(judged)
     masks = [name for name in written(graph) if '_label-new_' in name and '_mask.nii' in name]
@@ -394,14 +405,131 @@ def test_what_lesions_cannot_be_found_without(image, monkeypatch, missing, contr
     visit, settings = Visit('ses-1', dict.fromkeys(contrasts, image)), make_settings(image)
     assert lesion_workflows.lacking_contrasts(visit, settings) == lacking
     assert lesion_workflows.can_find_lesions(visit, settings) is not bool(lacking)
-    told = next(plan.not_done(visit, None, settings), '')
+    told = next(plan.not_done([visit], 0, settings), '')
     assert told.startswith('Lesions are not measured: there is no ') is bool(lacking)
 
 
-def test_a_missing_flair_between_two_visits_is_not_bridged(image):
-    graph = graph_of(RAGGED[0], image)
-    assert not of_kind(graph, lesions.FindCandidates)
-    assert not [name for name in written(graph) if 'newcandidate' in name]
+@pytest.mark.parametrize(
+    ('contrasts', 'used'),
+    [
+        ((B,), {'ses-1': B}),
+        ((F, B), {'ses-1': F, 'ses-2': F}),
+        ((B, F), {'ses-1': F, 'ses-2': F}),
+        ((B, B, B), {'ses-1': B, 'ses-2': B, 'ses-3': B}),
+        ((B, T, B), {'ses-1': B, 'ses-3': B}),
+    ],
+)
+def test_lesions_of_all_visits_are_found_from_the_same_contrasts(image, contrasts, used):
+    case = Case(SESSIONS[3][: len(contrasts)], contrasts, TASKS[2], SPACES[2])
+    graph = graph_of(case, image)
+    found = {}
+    for node in of_kind(graph, lesions.SegmentLesions):
+        names = {'flair': 'FLAIR', 't1w': 'T1w'}
+        given = tuple(name for field, name in names.items() if [*sources(graph, node, field)])
+        assert tuple(node.inputs.sources) == given
+        found[node.fullname.split('.')[-2].replace('_lesions_wf', '').replace('_', '-')] = given
+    assert found == used
+    for node in of_kind(graph, outputs.SaveImage):
+        path = Path(node.inputs.name)
+        if any(name in path.name for name in ('label-L', 'lesions_dseg', 'locations_dseg')):
+            assert len(node.inputs.metadata['Sources']) == len(used[path.parts[1]])
+            assert [field for _, field in sources(graph, node, 'found')] == ['metadata']
+
+
+@pytest.mark.parametrize(
+    ('missing', 'contrasts', 'used'),
+    [
+        ((False, False), (B, F, B), {0: B, 2: B}),
+        ((True, True), (F, T, B), {0: F, 1: T, 2: F}),
+        ((True, True), (T, T), {0: T, 1: T}),
+    ],
+)
+def test_a_visit_whose_lesions_are_not_found_takes_nothing_from_others(
+    image, monkeypatch, missing, contrasts, used
+):
+    use_channels(monkeypatch, missing)
+    case = Case(SESSIONS[3][: len(contrasts)], contrasts, TASKS[2], SPACES[2])
+    visits = make_participant('sub-01', case, image).visits
+    assert lesion_workflows.used_contrasts(visits, make_settings(image)) == used
+
+
+@pytest.mark.parametrize(
+    ('contrasts', 'model', 'told'),
+    [
+        ((F, B, F), 'lesions', 'T1w of ses-2 is not used for lesions, since ses-1, ses-3 have no'),
+        ((B, B, F), 'lesions', 'T1w of ses-2 is not used for lesions, since ses-3 has none: '),
+        ((B, B, B), 'lesions', None),
+        ((F, B, F), 'threshold', None),
+    ],
+)
+def test_a_contrast_that_another_visit_lacks_is_told(image, contrasts, model, told):
+    case = Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
+    settings = make_settings(image, lesion_model=model)
+    visits = make_participant('sub-01', case, image).visits
+    reasons = ' '.join(plan.not_done(visits, 1, settings))
+    assert ('is not used for lesions' in reasons) == bool(told)
+    assert (told or '') in reasons
+    used = 'only contrasts that all of these have' in lesion_workflows.methods(settings)
+    assert used == (model == 'lesions')
+
+
+@pytest.mark.parametrize('case', [REGULAR[-1], *RAGGED], ids=str)
+def test_the_visits_that_are_compared_are_those_whose_lesions_are(image, case):
+    visits, settings = make_participant('sub-01', case, image).visits, make_settings(image)
+    tracked = changes.tracked_visits(visits, settings)
+    pairs = longitudinal.compared_visits(visits, settings)
+    assert [(before, now) for now, before in pairs.items()] == [*pairwise(tracked)]
+
+
+def test_a_visit_without_flair_between_two_is_passed_over(image, new_lesion_model):
+    case = RAGGED[0]
+    settings = make_settings(image, new_lesion_method=str(new_lesion_model))
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    fields = {
+        lesions.FindCandidates: ('previous', 'current', 'previous_mask', 'current_mask'),
+        newlesions.SegmentNewLesions: ('previous', 'current', 'previous_brain', 'current_mask'),
+    }
+    for kind, names in fields.items():
+        (node,) = of_kind(graph, kind)
+        for name in names:
+            origin, _ = next(sources(graph, node, name))
+            assert ('ses_1_' if name.startswith('previous') else 'ses_3_') in origin.fullname
+    registered = of_kind(graph, imaging.Register)
+    (register,) = [node for node in registered if node.inputs.kind == 'Affine']
+    for name, place in (('initial_moving', 'select1'), ('initial_fixed', 'select3')):
+        assert next(sources(graph, register, name))[0].name == place
+    assert 'ses_1_' in next(sources(graph, register, 'moving'))[0].fullname
+    made = [name for name in written(graph) if '_label-new_' in name or '-newcandidate_' in name]
+    assert made
+    assert all('/sub-01_ses-3_' in name and '_desc-since1_' in name for name in made)
+
+
+def test_a_pair_that_no_network_compared_is_not_judged_by_it(image, monkeypatch):
+    both = ('FLAIR', 'T1w')
+    use_channels(monkeypatch, (False, False))
+    case = Case(SESSIONS[3], (both, F, both), TASKS[2], SPACES[2])
+    graph = flatten([make_participant('sub-01', case, image)], make_settings(image))
+    assert len(of_kind(graph, newlesions.SegmentNewLesions)) == 2
+    (track,) = of_kind(graph, lesions.TrackLesions)
+    assert len(track.inputs.years) == 1
+    assert not isdefined(track.inputs.new_pairs)
+
+
+@pytest.mark.parametrize(
+    ('contrasts', 'told'),
+    [
+        ((F, F, F), [[], [], []]),
+        ((F, T, F), [[], ['Not', 'ses-2'], ['Compared with ses-1, not with', 'ses-2']]),
+        ((T, T, F), [[], ['Not', 'ses-2'], ['Not', 'ses-1, ses-2']]),
+    ],
+)
+def test_what_is_not_compared_is_told_with_its_reason(image, contrasts, told):
+    case = Case(SESSIONS[3], contrasts, TASKS[2], SPACES[2])
+    visits, settings = make_participant('sub-01', case, image).visits, make_settings(image)
+    for number, words in enumerate(told):
+        reasons = ' '.join(plan.not_done(visits, number, settings))
+        assert ('ompared with' in reasons) == bool(words)
+        assert all(word in reasons for word in words)
 
 
 def test_lesions_are_compared_across_a_visit_without_flair(image):
@@ -415,25 +543,50 @@ def test_lesions_are_compared_across_a_visit_without_flair(image):
     assert names == ['sub-01/ses-3/anat/sub-01_ses-3_desc-changes_stats.tsv']
     (table,) = [node for node in of_kind(graph, outputs.SaveTable) if node.inputs.name in names]
     assert table.inputs.common['since_session'] == 'ses-1'
-    columns = ('lesions_since_session', 'lesions_interval_days', 'interval_days')
+    columns = ('since_session', 'lesions_since_session', 'interval_days', 'lesions_interval_days')
     summaries = {
         node.inputs.common['session_id']: [node.inputs.common.get(name) for name in columns]
         for node in of_kind(graph, outputs.SaveSummary)
     }
     assert table.inputs.common['interval_days'] == 30
-    nothing = [None] * 3
-    assert summaries == {'ses-1': nothing, 'ses-2': nothing, 'ses-3': ['ses-1', 30, None]}
+    nothing = [None] * 4
+    assert summaries == {'ses-1': nothing, 'ses-2': nothing, 'ses-3': ['ses-1', 'ses-1', 30, 30]}
 
 
-def test_a_change_image_names_the_flair_of_both_visits_and_its_limits(image):
-    graph = graph_of(RAGGED[1], image)
-    (node,) = [
-        node for node in of_kind(graph, outputs.SaveImage) if 'desc-change_' in node.inputs.name
+@pytest.mark.parametrize(
+    ('method', 'marked'),
+    [('newlesions', ['label-new_desc-since1', 'label-gone_desc-since1']), ('candidates', [])],
+)
+def test_a_change_image_names_the_masks_models_and_limits_it_comes_from(image, method, marked):
+    settings = make_settings(image, new_lesion_method=method)
+    graph = flatten([make_participant('sub-01', RAGGED[1], image)], settings)
+    metadata = sidecars(graph)['space-individual_desc-change_dseg']
+    assert {uri.removeprefix('bids::') for uri in metadata['Sources']} <= set(written(graph))
+    visits = [
+        f'sub-01_{session}_space-individual_desc-{name}.nii.gz'
+        for session in ('ses-1', 'ses-2')
+        for name in ('lesions_dseg', 'brain_mask')
     ]
-    metadata = node.inputs.metadata
-    assert len(metadata['Sources']) == 2
+    masks = [f'sub-01_ses-2_space-individual_{name}_mask.nii.gz' for name in marked]
+    assert [Path(uri).name for uri in metadata['Sources']] == visits + masks
     assert metadata['ComparedWith'] == 'ses-1'
+    assert metadata['ModelSHA256'] == load_spec('lesions').weights_sha256
+    assert metadata['TrainedOnSyntheticDataOnly'] is True
+    assert ('NewLesionModel' in metadata) == bool(marked)
     assert all(limit['Source'] for limit in metadata['Thresholds'].values())
+
+
+def test_a_sidecar_says_whether_probabilities_were_adapted(image):
+    case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
+    settings = make_settings(image, mc_samples=2)
+    told = sidecars(flatten([make_participant('sub-01', case, image)], settings))
+    for name in ('', 'desc-entropy_', 'desc-variance_', 'desc-mutualinformation_'):
+        found = told[f'space-individual_label-L_{name}probseg']
+        assert (found['ProbabilityAdapted'], found['Prior']) == (True, load_spec('lesions').prior)
+    spec = load_spec('lesions').model_copy(update={'prior': None})
+    without = lesion_workflows.network_metadata(spec, settings)
+    assert without['ProbabilityAdapted'] is False
+    assert 'Prior' not in without
 
 
 @pytest.mark.parametrize(
