@@ -251,7 +251,7 @@ def logits_of(probability: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def print_calibration(kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, float]]) -> None:
-    """Print calibration in the brain, as shipped and as a temperature of the other patient makes it.
+    """Print calibration in the brain, as shipped and at the temperature of the other patient.
 
     The app divides adapted logits by the temperature, and so does the fit.
     """

@@ -9,6 +9,7 @@ from typing import Any
 from nipype.interfaces import utility as niu
 from nipype.pipeline import engine as pe
 
+from msapp.bids.names import since_label
 from msapp.bids.query import Visit
 from msapp.interfaces.imaging import Register
 from msapp.interfaces.lesions import FindCandidates
@@ -161,9 +162,9 @@ def add_candidate_outputs(
     def out(field: str) -> tuple[Any, str]:
         return found, f'outputnode.{field}'
 
-    before_name = since.session or ''
-    description = f'since{before_name.removeprefix("ses-")}'
+    before_name, description = since.session or '', since_label(since.session)
     method = {
+        'Type': 'Lesion',
         'Description': 'Candidate regions of new lesions; not confirmed by a network or a reader.',
         'GreyLevels': candidates.GREY_LEVELS,
         'Ratio': candidates.RATIO,

@@ -10,9 +10,9 @@ smaller one grown no fewer voxels. Lesions that already have a link are not grow
 lesion beside an old one stays new.
 
 A lesion more than half of which (`SUPPORT`) a detector of new lesions marked has no links where all
-that was there before covers less than `LEAST_OVERLAP` of it: a large new lesion swallows specks that
-the earlier mask held, and touches others. Nor has it any, up to half of it covered, where other later
-lesions share more with those old ones: it lies beside what they have become.
+that was there before covers less than `LEAST_OVERLAP` of it: a large new lesion swallows specks
+that the earlier mask held, and touches others. Nor has it any, up to half of it covered, where
+other later lesions share more with those old ones: it lies beside what they have become.
 
 Identifiers stay with a lesion from visit to visit. Of lesions that merge, the largest passes its
 identifier on and the others end; of a lesion that splits, the largest part keeps it and the others
