@@ -86,6 +86,7 @@ def measured(device: str) -> Iterator[dict[str, object]]:
     """Fill in seconds and peak memory, GB, of what is done: of the process so far, and on a GPU."""
     on_gpu = torch.device(device).type == 'cuda'
     if on_gpu:
+        torch.cuda.init()  # without it there are no statistics yet
         torch.cuda.reset_peak_memory_stats(device)
     row: dict[str, object] = {}
     begin = time.perf_counter()

@@ -137,11 +137,13 @@ class ModelSpec(_Frozen):
     threshold : float or None
         Probability from which a voxel counts, in (0, 1); None where classes compete.
     temperature : float
-        Logits are divided by this before they become probabilities (Guo, ICML 2017).
+        Logits, after they were adapted by the prior, are divided by this before they become
+        probabilities (Guo, ICML 2017).
     prior : float or None
         For tasks of lesions: mean probability in the brains that the network has learnt from. With
         it, probabilities are adapted to the share of lesion in each brain (Saerens, Neural
-        Computation 2002); without, they are left as they are.
+        Computation 2002); without, they are left as they are. Of the network's own logits,
+        whatever the temperature.
     minimum_mm3 : float
         Smaller components are dropped, mm3.
     confirmed_by : str or None
