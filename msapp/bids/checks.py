@@ -77,10 +77,10 @@ def check_folders(settings: Settings) -> None:
             )
     if settings.dry_run:
         return
+    if 'participant' in settings.levels or target.exists():
+        _check_writable(target)
     if 'participant' in settings.levels:
         _check_writable(settings.work_path)
-    if 'participant' in settings.levels or target.is_dir():
-        _check_writable(target)
 
 
 def _unprintable(folder: Path) -> str:
