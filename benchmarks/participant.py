@@ -68,12 +68,12 @@ def read_steps(out: Path) -> pd.DataFrame:
 
 def add_up(table: pd.DataFrame) -> pd.DataFrame:
     """Add timings up by kind of step."""
-    table['kind'] = table['step'].str.replace(
+    kind = table['step'].str.replace(
         r'^(ses-\S+?|midpoint)(_fit|_lesions|_candidates)?[ _]', '', regex=True
     )
-    table['kind'] = table['kind'].str.replace(r'^(draw|save)_.*', r'\1', regex=True)
-    table['kind'] = table['kind'].str.replace(r'_(FLAIR|T1w|T2w|ceT1w)$', '', regex=True)
-    grouped = table.groupby('kind').agg(
+    kind = kind.str.replace(r'^(draw|save)_.*', r'\1', regex=True)
+    kind = kind.str.replace(r'_(FLAIR|T1w|T2w|ceT1w)$', '', regex=True)
+    grouped = table.groupby(kind.rename('kind')).agg(
         n=('step', 'size'),
         wall_s=('wall_s', 'sum'),
         cpu_s=('cpu_s', 'sum'),

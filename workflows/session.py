@@ -216,16 +216,25 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
         contrast: _add_contrast(workflow, inputnode, outputnode, masks, contrast, visit.reference)
         for contrast in visit.images
     }
-    workflow.connect(prepared[visit.reference], 'out_file', noise, 'reference')
+    reference = prepared[visit.reference]
+    workflow.connect(reference, 'out_file', noise, 'reference')
     for contrast in others:
-        alignment = make_node(
-            imaging.MeasureAlignment(), f'alignment_{contrast}', column=f'{contrast}_alignment'
-        )
-        workflow.connect(prepared[visit.reference], 'out_file', alignment, 'first')
-        workflow.connect(prepared[contrast], 'out_file', alignment, 'second')
+        alignment = _add_alignment(workflow, reference, prepared[contrast], contrast)
         workflow.connect(masks, 'individual', alignment, 'brain_mask')
         workflow.connect(alignment, 'measures', outputnode, f'alignment_{contrast}')
     return workflow
+
+
+def _add_alignment(
+    workflow: pe.Workflow, reference: pe.Node, other: pe.Node, contrast: str
+) -> pe.Node:
+    """Add the node that measures how well a contrast lies on the reference."""
+    alignment = make_node(
+        imaging.MeasureAlignment(), f'alignment_{contrast}', column=f'{contrast}_alignment'
+    )
+    workflow.connect(reference, 'out_file', alignment, 'first')
+    workflow.connect(other, 'out_file', alignment, 'second')
+    return alignment
 
 
 def _add_contrast(
@@ -284,41 +293,7 @@ def add_visit_outputs(fit: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks)
     if spec is not None:
         _add_zones(out, sinks, spec)
     for contrast in visit.images:
-        entities = contrast_entities(contrast)
-        sinks.image(
-            out(f'preproc_{contrast}'),
-            space='individual',
-            contrasts=(contrast,),
-            desc='preproc',
-            metadata={'Normalization': 'mode of white matter is 1'},
-            found=out(f'metadata_{contrast}'),
-            **entities,
-        )
-        agent = {'ceagent': entities['ceagent']} if 'ceagent' in entities else {}
-        origin = 'orig' if contrast == reference else entities['suffix']
-        sinks.transform(
-            out(f'xfm_{contrast}'),
-            origin=origin,
-            target='individual',
-            image=sinks.raw(contrast),
-            **agent,
-        )
-        sinks.mosaic(
-            out(f'preproc_{contrast}'),
-            out('brain_mask'),
-            description='mosaic',
-            contrast=contrast,
-            title=f'{visit.name}: {contrast}',
-        )
-        if contrast != reference:
-            sinks.checkerboard(
-                out(f'preproc_{reference}'),
-                out(f'preproc_{contrast}'),
-                out('brain_mask'),
-                description='alignment',
-                contrast=contrast,
-                labels=(reference, contrast),
-            )
+        _add_image(out, sinks, contrast)
     sinks.transform(
         (applied, 'inputnode.to_mni'),
         origin='individual',
@@ -333,6 +308,46 @@ def add_visit_outputs(fit: pe.Workflow, applied: pe.Workflow, sinks: VisitSinks)
         title=f'{visit.name}: brain mask on {reference}',
         outlined=out('brain_mask'),
     )
+
+
+def _add_image(out: Callable[[str], tuple[Any, str]], sinks: VisitSinks, contrast: str) -> None:
+    """Write one contrast's image, transform and figures."""
+    visit, reference = sinks.visit, sinks.visit.reference
+    entities = contrast_entities(contrast)
+    sinks.image(
+        out(f'preproc_{contrast}'),
+        space='individual',
+        contrasts=(contrast,),
+        desc='preproc',
+        metadata={'Normalization': 'mode of white matter is 1'},
+        found=out(f'metadata_{contrast}'),
+        **entities,
+    )
+    agent = {'ceagent': entities['ceagent']} if 'ceagent' in entities else {}
+    origin = 'orig' if contrast == reference else entities['suffix']
+    sinks.transform(
+        out(f'xfm_{contrast}'),
+        origin=origin,
+        target='individual',
+        image=sinks.raw(contrast),
+        **agent,
+    )
+    sinks.mosaic(
+        out(f'preproc_{contrast}'),
+        out('brain_mask'),
+        description='mosaic',
+        contrast=contrast,
+        title=f'{visit.name}: {contrast}',
+    )
+    if contrast != reference:
+        sinks.checkerboard(
+            out(f'preproc_{reference}'),
+            out(f'preproc_{contrast}'),
+            out('brain_mask'),
+            description='alignment',
+            contrast=contrast,
+            labels=(reference, contrast),
+        )
 
 
 def _add_zones(out: Callable[[str], tuple[Any, str]], sinks: VisitSinks, spec: ModelSpec) -> None:

@@ -328,17 +328,8 @@ def fill(name: str, args: argparse.Namespace, folder: Path) -> str:
 
 def _command(args: argparse.Namespace) -> list[str]:
     """Return the command that submits again with the same values."""
-    names = [
-        'image',
-        'partition',
-        'account',
-        'time',
-        'mem',
-        'cpus',
-        'max_tasks',
-        'work_dir',
-        'scratch',
-    ]
+    names = ['image', 'partition', 'account', 'time', 'mem', 'cpus']
+    names += ['max_tasks', 'work_dir', 'scratch']
     values = {name.replace('_', '-'): getattr(args, name) for name in names}
     command = [PROGRAM, str(args.bids_dir), str(args.output_dir)]
     command += [f'--{name}={value}' for name, value in values.items() if value is not None]
