@@ -43,7 +43,7 @@ from msapp.inference.anatomy import predict_zones
 from msapp.inference.lesions import predict_lesions, sample_lesions
 from msapp.lesions import threshold
 from msapp.lesions.instances import label_instances
-from msapp.lesions.uncertainty import measure_lesion_uncertainty, retention_curve
+from msapp.lesions.uncertainty import MEASURES, measure_lesion_uncertainty, retention_curve
 from msapp.models.registry import ModelSpec, load_network, load_spec
 
 # Its manual brain mask is too large (see the README of the data).
@@ -309,7 +309,9 @@ def compare_uncertainty(given: argparse.Namespace) -> None:
         tables.append(lesions.assign(patient=name, true=detection.true))
         missed += int((~detection.found).sum())
     table = pd.concat(tables)
-    for measure in ('entropy', 'variance', 'mutual_information'):
+    for measure in MEASURES:
+        if table[f'{measure}_mean'].isna().all():
+            continue
         curve = retention_curve(
             table[f'{measure}_log_sum'].to_numpy(), table['true'].to_numpy(), missed
         )

@@ -193,6 +193,11 @@ class ModelSpec(_Frozen):
         return self.weights_sha256[:IDENTITY_DIGITS]
 
     @property
+    def predicts_variance(self) -> bool:
+        """Whether the network predicts the variance of its logits, too."""
+        return bool(self.architecture.arguments.get('variance_head'))
+
+    @property
     def weights(self) -> Path:
         """File of the weights."""
         return self.folder / WEIGHTS_FILE

@@ -179,8 +179,8 @@ def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings
     -------
     mask, labels, rows, measures, locations
         Of `msapp.interfaces.lesions.FindLesions`, or of `SegmentLesions` where a network does it.
-    probability, metadata, entropy, variance, mutual_information
-        Of a network; the latter three with ``--mc-samples``.
+    probability, metadata, entropy, variance, mutual_information, predicted_variance
+        Of a network; from the third on with ``--mc-samples``, the last with a variance head.
     mask_orig, mask_mni
         The mask in other spaces.
     """
@@ -192,7 +192,7 @@ def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings
         fields['zones'] = 'zones'
         outputs.append('locations')
     if spec is not None:
-        outputs += ['probability', 'metadata', *(UNCERTAINTIES if settings.mc_samples else ())]
+        outputs += ['probability', 'metadata', *_measured_uncertainties(spec, settings)]
     for contrast in sources:
         fields[f'preproc_{contrast}'] = contrast.lower()
     inputnode = pe.Node(
@@ -287,7 +287,7 @@ def add_lesion_outputs(
         save(out('locations'), desc='locations', **dseg)
         sinks.names('locations', ('none', *LOCATIONS))
     if spec is not None:
-        _add_probabilities(out, save, sinks.settings.mc_samples, model)
+        _add_probabilities(out, save, spec, sinks.settings, model)
     sinks.lookup(out('rows'), space='individual', desc='lesions')
     sinks.table(out('rows'), 'lesions', common)
     shown = contrasts[0]
@@ -297,7 +297,7 @@ def add_lesion_outputs(
         brain,
         description='lesions',
         contrast=shown,
-        title=f'{sinks.visit.name}: lesions found by {model["Model"]}',
+        title=f'{sinks.visit.name}: lesions, found by the model {model["Model"]}',
         outlined=out('mask'),
         kind='lesions',
     )
@@ -313,15 +313,25 @@ def add_lesion_outputs(
     sinks.viewer(image, out('mask'), brain, contrast=shown, title=title)
 
 
+def _measured_uncertainties(spec: ModelSpec, settings: Settings) -> tuple[str, ...]:
+    """Return what Monte Carlo samples will say of each voxel; nothing without samples."""
+    if not settings.mc_samples:
+        return ()
+    return tuple(
+        name for name in UNCERTAINTIES if name != 'predicted_variance' or spec.predicts_variance
+    )
+
+
 def _add_probabilities(
     out: Callable[[str], Source],
     save: Callable[..., None],
-    samples: int,
+    spec: ModelSpec,
+    settings: Settings,
     model: dict[str, Any],
 ) -> None:
     """Write the probability, and what Monte Carlo samples say of it, if there are any."""
     entities = {'space': 'individual', 'label': 'L', 'suffix': 'probseg'}
     save(out('probability'), metadata=model, **entities)
-    for name in UNCERTAINTIES if samples else ():
-        metadata = model | {'Samples': samples, 'Measure': name}
+    for name in _measured_uncertainties(spec, settings):
+        metadata = model | {'Samples': settings.mc_samples, 'Measure': name}
         save(out(name), desc=name.replace('_', ''), metadata=metadata, **entities)

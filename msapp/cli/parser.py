@@ -286,10 +286,10 @@ def _load_settings(path: Path) -> dict[str, Any]:
     Raises
     ------
     UsageError
-        If the file cannot be read, or the amount of memory is none.
+        If the file cannot be read, a setting is unknown, or the amount of memory is none.
     """
     from msapp.errors import UsageError
-    from msapp.settings import load_toml
+    from msapp.settings import Settings, load_toml
 
     values = load_toml(path)
     if 'mem' in values:
@@ -297,4 +297,7 @@ def _load_settings(path: Path) -> dict[str, Any]:
             values['mem_gb'] = memory_gb(str(values.pop('mem')))
         except argparse.ArgumentTypeError as error:
             raise UsageError(f'{path}: mem: {error}.') from error
+    unknown = sorted(set(values) - set(Settings.model_fields))
+    if unknown:
+        raise UsageError(f'{path}: no setting is called {", ".join(unknown)}; see msapp --help.')
     return values

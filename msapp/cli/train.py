@@ -70,7 +70,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f'--keep-start {arguments.keep_start:g}: must be between 0 and 1.')
     if arguments.keep_start and not arguments.start_from:
         raise UsageError('--keep-start needs --from.')
-    given = {'steps': arguments.steps, 'learning_rate': arguments.learning_rate}
+    if arguments.only and not arguments.start_from:
+        raise UsageError('--only needs --from: what does not learn would stay random.')
+    given = {name: getattr(arguments, name) for name in ('steps', 'learning_rate', 'only')}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(arguments.recipe, changes)
     device = 'cuda' if choose_gpus(arguments.device, None) else 'cpu'
@@ -120,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--from', dest='start_from', metavar='MODEL', help='start from the weights of this model'
+    )
+    parser.add_argument(
+        '--only',
+        metavar='PART',
+        help='part of the network that learns, as variance_head; all else stays as in --from',
     )
     parser.add_argument(
         '--keep-start',

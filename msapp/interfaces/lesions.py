@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from msapp.lesions.uncertainty import UncertaintyMaps
 
-# Maps of the Monte Carlo samples that are written.
-UNCERTAINTIES = ('entropy', 'variance', 'mutual_information')
+# Maps of the Monte Carlo samples that are written; the last where the network predicts a variance.
+UNCERTAINTIES = ('entropy', 'variance', 'mutual_information', 'predicted_variance')
 
 
 class _FindLesionsInput(InterfaceInputSpec):
@@ -91,6 +91,7 @@ class _SegmentLesionsOutput(_FindLesionsOutput):
     entropy = File(exists=True)
     variance = File(exists=True)
     mutual_information = File(exists=True)
+    predicted_variance = File(exists=True, desc='of a network with a variance head')
 
 
 class SegmentLesions(NodeInterface):
@@ -116,7 +117,8 @@ class SegmentLesions(NodeInterface):
         if inputs.mc_samples:
             options |= {'samples': inputs.mc_samples, 'seed': inputs.seed}
             maps = sample_lesions(images, brain, network, spec, **options)
-            files = {name: getattr(maps, name) for name in UNCERTAINTIES}
+            wanted = {name: getattr(maps, name) for name in UNCERTAINTIES}
+            files = {name: values for name, values in wanted.items() if values is not None}
         described = _describe(
             inputs,
             probability >= spec.threshold,

@@ -97,16 +97,20 @@ def check_origin(checkpoint: Path, origin: str) -> None:
         )
 
 
-def load_start(network: nn.Module, start: Mapping[str, torch.Tensor]) -> None:
-    """Let a network start from weights.
+def load_start(
+    network: nn.Module, start: Mapping[str, torch.Tensor], only: str | None = None
+) -> None:
+    """Let a network start from weights, which may lack the one part of it that is to learn.
 
     Raises
     ------
     UsageError
         If they are of another architecture.
     """
+    own = network.state_dict()
+    learns = {name: own[name] for name in own if only and name.startswith(f'{only}.')}
     try:
-        network.load_state_dict(start)
+        network.load_state_dict(learns | dict(start))
     except RuntimeError as error:
         raise UsageError(
             '--from names a model of another architecture than the recipe. Choose one like it, or '
@@ -117,10 +121,10 @@ def load_start(network: nn.Module, start: Mapping[str, torch.Tensor]) -> None:
 def mix_weights(
     weights: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor], share: float
 ) -> dict[str, torch.Tensor]:
-    """Return the weighted mean of two sets of weights; counters stay those of the first."""
+    """Return the weighted mean of two sets; counters, and what one lacks, are the first's."""
     return {
         name: torch.lerp(tensor, others[name].to(tensor), share)
-        if tensor.is_floating_point()
+        if name in others and tensor.is_floating_point()
         else tensor
         for name, tensor in weights.items()
     }

@@ -153,7 +153,7 @@ def train(
     if start_from:
         start = load_network(load_spec(start_from)).state_dict()
         spec = describe_start(spec, load_spec(start_from))
-        load_start(job.module.network, start)
+        load_start(job.module.network, start, recipe.schedule.only)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     try:
         trainer.fit(

@@ -7,7 +7,9 @@ from typing import Any
 
 import lightning
 import torch
+from torch import nn
 
+from msapp.errors import UsageError
 from msapp.networks import build_network, predicts_variance
 from msapp.training.data import Item
 from msapp.training.losses import make_loss, marginal_logits, merge_classes
@@ -44,6 +46,25 @@ def dice_per_class(logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     return torch.stack(scores)
 
 
+def choose_part(network: nn.Module, only: str | None) -> None:
+    """Let one part of a network learn, and leave the others as they are; None: all learn.
+
+    Raises
+    ------
+    UsageError
+        If the network has no such part.
+    """
+    if only is None:
+        return
+    parts = [name for name, part in network.named_children() if part is not None]
+    if only not in parts:
+        raise UsageError(
+            f'schedule.only: the network has no part "{only}". Choose one of {", ".join(parts)}.'
+        )
+    for name, weights in network.named_parameters():
+        weights.requires_grad_(name.startswith(f'{only}.'))
+
+
 class NetworkTraining(lightning.LightningModule):
     """A network and its loss; steps and optimiser are those of the kind of network."""
 
@@ -52,6 +73,7 @@ class NetworkTraining(lightning.LightningModule):
         super().__init__()
         self.recipe = recipe
         self.network = build_network(recipe.architecture.name, recipe.architecture.arguments)
+        choose_part(self.network, recipe.schedule.only)
         self._loss = make_loss(recipe.loss.name, recipe.loss.arguments)
 
 

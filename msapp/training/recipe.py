@@ -182,6 +182,8 @@ class Schedule(_Frozen):
     learning_rate : float
         Highest; it rises over ``warm_up`` steps, then falls along a cosine. That of the hybrid
         method falls from it in steps.
+    only : str or None
+        The one part of the network that learns, such as ``variance_head``; None: all of it.
     warm_up : int
     weight_decay : float
     average : float
@@ -196,6 +198,7 @@ class Schedule(_Frozen):
     epochs: int = Field(default=0, ge=0)
     batch: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-3, gt=0)
+    only: str | None = None
     warm_up: int = Field(default=100, ge=0)
     weight_decay: float = Field(default=1e-5, ge=0)
     average: float = Field(default=0.999, ge=0, lt=1)

@@ -317,7 +317,7 @@ def test_a_wrong_level_is_called_by_a_name_of_the_help(msapp, dataset, tmp_path)
     [
         (None, 'cannot read the settings file (No such file or directory)'),
         ('tasks = [', 'not a valid TOML settings file'),
-        ('colour = "red"\n', '--colour: Extra inputs are not permitted'),
+        ('colour = "red"\n', 'settings.toml: no setting is called colour'),
         ('mc-samples = "many"\n', '--mc-samples: Input should be a valid integer'),
         (
             'output-spaces = ["orig", "MNI152"]\n',

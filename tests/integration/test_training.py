@@ -211,6 +211,31 @@ def test_part_of_the_starting_weights_can_be_kept(folder, trained, tmp_path):
     assert (exported['0']['head.bias'] != exported['1']['head.bias']).any()
 
 
+def test_a_variance_head_can_be_added_and_nothing_else_learns(folder, trained, tmp_path):
+    recipe, exported = tmp_path / 'recipe.toml', []
+    recipe.write_text(RECIPE.replace('units = 1}', 'units = 1, variance_head = true}'))
+    for steps in ('1', '4'):
+        out = tmp_path / steps
+        shutil.copytree(trained / 'cache', out / 'cache')
+        given = [recipe, out, '--data', folder / 'data', '--threads', '1', '--workers', '0']
+        flags = ['--device', 'cpu', '--steps', steps, '--from', trained / 'model']
+        assert main([str(item) for item in (*given, *flags, '--only', 'variance_head')]) == 0
+        assert load_spec(out / 'model').predicts_variance
+        exported.append(load_network(load_spec(out / 'model')).state_dict())
+    before = load_network(load_spec(trained / 'model')).state_dict()
+    added = exported[0].keys() - before.keys()
+    assert added == {'variance_head.weight', 'variance_head.bias'}
+    for name, weights in exported[0].items():
+        assert torch.equal(exported[1][name], weights) == (name not in added), name
+        assert name in added or torch.equal(before[name], weights), name
+
+
+def test_a_part_that_is_not_there_is_refused(folder):
+    recipe = load_recipe(str(folder / 'recipe.toml'), {'only': 'tail'})
+    with pytest.raises(UsageError, match=r'no part "tail"\. Choose one of unet, head'):
+        module.Segmentation(recipe)
+
+
 def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, capsys):
     shutil.copytree(trained / 'cache', tmp_path / 'cache')
     given = [folder / 'recipe.toml', tmp_path, '--data', folder / 'data', '--workers', '0']
@@ -225,6 +250,7 @@ def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, c
     [
         (['--keep-start', '2', '--from', 'lesions'], '--keep-start 2: must be between 0 and 1', 2),
         (['--keep-start', '0.5'], '--keep-start needs --from', 2),
+        (['--only', 'head'], '--only needs --from', 2),
         (['--fold', 'x'], '--fold x: not in the recipe', 2),
         (['--from', 'nothing'], 'nothing', 69),
         (['--device', 'cuda'], 'GPU', 69),

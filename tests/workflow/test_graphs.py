@@ -576,6 +576,21 @@ def test_a_change_image_names_the_masks_models_and_limits_it_comes_from(image, m
     assert all(limit['Source'] for limit in metadata['Thresholds'].values())
 
 
+@pytest.mark.parametrize('predicts', [True, False])
+def test_a_map_of_the_predicted_variance_comes_from_a_variance_head(image, predicts, monkeypatch):
+    spec = load_spec('lesions')
+    arguments = spec.architecture.arguments | {'variance_head': predicts}
+    architecture = spec.architecture.model_copy(update={'arguments': arguments})
+    changed = {'lesions': spec.model_copy(update={'architecture': architecture})}
+    monkeypatch.setattr(lesion_workflows, 'models_for', lambda _: changed)
+    case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
+    for samples in (0, 2):
+        settings = make_settings(image, mc_samples=samples)
+        names = written(flatten([make_participant('sub-01', case, image)], settings))
+        found = [name for name in names if 'desc-predictedvariance_probseg.nii' in name]
+        assert bool(found) == (predicts and samples > 0)
+
+
 def test_a_sidecar_says_whether_probabilities_were_adapted(image):
     case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
     settings = make_settings(image, mc_samples=2)
