@@ -15,6 +15,11 @@ from msapp.errors import InputError
 # The grid on which loads are composed: MNI152, 1 mm, axes towards right, anterior, superior.
 SHAPE = (182, 218, 182)
 AFFINE = np.array([[1.0, 0, 0, -91], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
+# The patients' masks lie in MNI's grid by a rigid map and are of native size: the brains of `cs07`
+# and `cs19`, of which the images are there too, have to be scaled so much, towards right, anterior
+# and superior, to fill MNI's brain (mean of their affine registrations, FLAIR and T1w). The single
+# components come in MNI's own size.
+RIGID_TO_MNI = np.diag([1.14, 1.15, 1.25, 1.0])
 # Larger components are confluent loads of whole patients, of which the masks hold enough.
 LARGEST_COMPONENT_MM3 = 3000
 SMALLEST_COMPONENT_MM3 = 4
@@ -79,16 +84,7 @@ class LesionBank:
         ]
         if not paths:
             raise InputError(f'{folder}: no lesion masks (ljubljana/*_mask.nii.gz).')
-        masks = []
-        for path in paths:
-            image = nib.as_closest_canonical(nib.load(path))
-            mask = np.zeros(SHAPE, bool)
-            voxels = np.argwhere(np.asanyarray(image.dataobj) > 0)
-            world = nib.affines.apply_affine(image.affine, voxels)
-            index = np.rint(nib.affines.apply_affine(np.linalg.inv(AFFINE), world)).astype(int)
-            index = index[((index >= 0) & (index < SHAPE)).all(axis=1)]
-            mask[tuple(index.T)] = True
-            masks.append(mask)
+        masks = [_read_mask(path) for path in paths]
         return cls(masks, _read_components(folder / 'csim_components.npz'))
 
     def __len__(self) -> int:
@@ -120,7 +116,7 @@ class LesionBank:
         packed = self._masks[rng.integers(len(self._masks))]
         mask = np.unpackbits(packed, count=int(np.prod(SHAPE))).reshape(SHAPE).astype(bool)
         if rng.random() < 0.5:
-            mask = mask[::-1]
+            mask = _mirrored(mask)
         if rng.random() < settings.thinned:
             labels, count = ndimage.label(mask, np.ones((3, 3, 3)))
             keep = rng.random(count + 1) < 0.5
@@ -128,6 +124,31 @@ class LesionBank:
             mask = keep[labels]
         shift = np.rint(rng.uniform(-1, 1, 3) * settings.shift_mm).astype(int)
         return np.roll(mask, tuple(shift), (0, 1, 2))
+
+
+def _read_mask(path: Path) -> np.ndarray:
+    """Bring a patient's mask to the bank's grid, and to MNI's size."""
+    image = nib.load(path)
+    to_bank = np.linalg.inv(AFFINE) @ RIGID_TO_MNI @ image.affine
+    lesion = np.asanyarray(image.dataobj) > 0
+    mask = np.zeros(SHAPE, bool)
+    if not lesion.any():
+        return mask
+    corners = nib.affines.apply_affine(to_bank, np.argwhere(lesion))
+    low = np.clip(np.floor(corners.min(axis=0)).astype(int) - 2, 0, SHAPE)
+    high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 3, 0, SHAPE)
+    box = tuple(map(slice, low, high))
+    from_box = np.linalg.inv(to_bank) @ nib.affines.from_matvec(np.eye(3), low)
+    share = ndimage.affine_transform(
+        lesion.astype(np.float32), from_box, output_shape=tuple(high - low), order=1
+    )
+    mask[box] = share > 0.5
+    return mask
+
+
+def _mirrored(mask: np.ndarray) -> np.ndarray:
+    """Swap left and right: x of 0 lies on voxel 91 of 182."""
+    return np.roll(mask[::-1], 1, axis=0)
 
 
 def _read_components(path: Path) -> list[np.ndarray]:
@@ -146,7 +167,7 @@ def _put(
     """Add one component, shifted and perhaps mirrored, in place."""
     voxels = voxels.astype(int)
     if rng.random() < 0.5:
-        voxels = voxels * [-1, 1, 1] + [SHAPE[0] - 1, 0, 0]
+        voxels = voxels * [-1, 1, 1] + [SHAPE[0], 0, 0]
     voxels = voxels + np.rint(rng.uniform(-1, 1, 3) * settings.shift_mm).astype(int)
     inside = ((voxels >= 0) & (voxels < SHAPE)).all(axis=1)
     load[tuple(voxels[inside].T)] = True

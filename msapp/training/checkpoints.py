@@ -68,6 +68,8 @@ def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) ->
     values = recipe.model_dump(mode='json')
     for name in ('steps', 'epochs', 'checkpoint_minutes', 'validate_every'):
         values['schedule'].pop(name)
+    if values['schedule']['only'] is None:
+        values['schedule'].pop('only')
     # What is done with the network's output is not learnt.
     values.pop('confirmed_by')
     # Its visits are among the real cases.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from msapp.synthesis.heads import (
     prepare_heads,
     tissues_of_labels,
 )
-from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
+from msapp.synthesis.lesion_bank import AFFINE, SHAPE, LesionBank, LoadSettings
 
 SPACING = (1.0, 1.0, 1.0)
 
@@ -92,7 +93,7 @@ def draw(bank, seed=0, **settings):
 
 def test_a_patient_is_drawn_whole_or_mirrored(bank):
     sides = {tuple(np.argwhere(draw(bank, seed)).min(axis=0)) for seed in range(20)}
-    assert sides == {(60, 100, 80), (SHAPE[0] - 66, 100, 80)}
+    assert sides == {(60, 100, 80), (SHAPE[0] - 65, 100, 80)}
     assert draw(bank).sum() == 6**3
 
 
@@ -110,6 +111,40 @@ def test_a_shift_stays_within_its_limit(bank):
     corners = np.array([np.argwhere(draw(bank, s, shift_mm=4)).min(axis=0) for s in range(60)])
     assert np.abs(corners[:, 1] - 100).max() <= 4
     assert np.abs(corners[:, 1] - 100).max() >= 3
+
+
+def test_single_components_are_mirrored_about_the_middle():
+    right = np.array([[131, 120, 100]])
+    found = {
+        tuple(
+            np.argwhere(draw(LesionBank([], [right]), seed, patient=0, singles=0))[0] + [-91, 0, 0]
+        )
+        for seed in range(20)
+    }
+    assert found == {(40, 120, 100), (-40, 120, 100)}
+
+
+def test_a_patients_lesions_grow_from_a_rigid_to_the_size_of_mni(tmp_path):
+    affine = np.diag([-1.0, 1, 1, 1])
+    affine[:3, 3] = 90, -126, -72
+    centre, radius = np.array([-30.0, 20, 25]), 9.0
+    voxels = np.moveaxis(np.indices(SHAPE), 0, -1)
+    world = nib.affines.apply_affine(affine, voxels)
+    ball = (np.linalg.norm(world - centre, axis=-1) <= radius).astype(np.uint8)
+    (tmp_path / 'ljubljana').mkdir()
+    nib.save(nib.Nifti1Image(ball, affine), tmp_path / 'ljubljana' / 'a_label-L_mask.nii.gz')
+    np.savez(
+        tmp_path / 'csim_components.npz',
+        shape=SHAPE,
+        affine=AFFINE,
+        coords=np.zeros((4, 3), int),
+        starts=[0, 4],
+    )
+    bank = LesionBank.read(tmp_path)
+    mask = next(found for found in (draw(bank, seed) for seed in range(9)) if found[:91].any())
+    assert mask.sum() == pytest.approx(1.14 * 1.15 * 1.25 * ball.sum(), rel=0.02)
+    found = nib.affines.apply_affine(AFFINE, np.argwhere(mask)).mean(axis=0)
+    np.testing.assert_allclose(found, centre * [1.14, 1.15, 1.25], atol=0.2)
 
 
 def test_patients_that_are_left_out_are_not_read(real_data):
