@@ -40,7 +40,6 @@ from msapp.evaluation.voxel import dice
 from msapp.imaging.geometry import like, resample
 from msapp.imaging.intensity import head_mask
 from msapp.models.registry import load_spec
-from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.heads import Head
 from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import kept_path, load_image, make_pair_settings, read_bank
@@ -274,7 +273,9 @@ def score_drawn(given: argparse.Namespace) -> None:
     methods: Mapping[str, Method] = methods_of('', given)
     rows, matches = [], []
     for thickness, unchanged in product(SLICES_MM, (True,) if given.whole else (False, True)):
-        acquisition = AcquisitionSettings(thick=1.0, slice_mm=(thickness, thickness + 0.01))
+        acquisition = replace(
+            settings.acquisition, thick=float(thickness > 1), slice_mm=(thickness, thickness + 0.01)
+        )
         drawn = replace(settings, stripped=1.0, unchanged=float(unchanged), acquisition=acquisition)
         generator = PairGenerator(heads, drawn, bank=bank)
         for images, truth in draw_pairs(generator, given.samples):

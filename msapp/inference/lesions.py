@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,9 +11,9 @@ from scipy import ndimage
 
 from msapp.errors import InputError
 from msapp.inference.normalise import clip_white_matter
-from msapp.inference.predictor import predict, predict_samples
+from msapp.inference.predictor import measure_samples, predict
 from msapp.inference.prior import find_shift
-from msapp.lesions.uncertainty import SampleUncertainty, UncertaintyMaps
+from msapp.lesions.uncertainty import SampleUncertainty, UncertaintyMaps, binary_entropy
 from msapp.networks import predicts_variance
 
 if TYPE_CHECKING:
@@ -111,22 +111,33 @@ def sample_lesions(
     shift = 0.0
     if spec.prior is not None:
         shift = place.find_shift(_predict(place, network, spec, flips, device), spec)
-    found = SampleUncertainty()
-    for logits, *log_variance in predict_samples(
+    with_variance = predicts_variance(network)
+
+    def measure(draws: Iterator[np.ndarray]) -> np.ndarray:
+        found = SampleUncertainty()
+        for values in draws:
+            logits, *log_variance = np.split(values, 2, axis=1) if with_variance else [values]
+            found.add(_probability(logits, shift, spec), *map(np.exp, log_variance))
+        maps = found.maps()
+        measured = (maps.probability, maps.variance, maps.mutual_information)
+        predicted = () if maps.predicted_variance is None else (maps.predicted_variance,)
+        return np.concatenate([*measured, *predicted], axis=1)
+
+    probability, variance, information, *predicted = measure_samples(
         network,
         place.channels,
+        measure,
         samples=samples,
         seed=seed,
         window=spec.window,
         overlap=spec.overlap,
         device=device,
         flips=flips,
-        with_variance=predicts_variance(network),
-    ):
-        found.add(_probability(logits, shift, spec), *map(np.exp, log_variance))
-    maps = vars(found.maps())
+        with_variance=with_variance,
+    )
+    entropy = binary_entropy(np.clip(probability, 0, 1))
     return UncertaintyMaps(
-        **{name: place.paste(values) for name, values in maps.items() if values is not None}
+        *map(place.paste, (probability, entropy, variance, information, *predicted))
     )
 
 

@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 # A lesion of the whole-brain network grows to where its brightening has fallen to half, no farther
 # than this, and only where the later FLAIR is as bright as a lesion, white matter being 1. Smaller
-# places do not: their few voxels hardly tell how much a lesion brightened.
+# places do not: their few voxels hardly tell how much a lesion brightened. Nor do places that hardly
+# brightened: half of noise is found everywhere.
 HALF = 0.5
+LEAST_BRIGHTENING = 0.1
 REACH_MM = 6.0
 # Farther where a network for lesions tells how far they go.
 CONFIRMED_REACH_MM = 12.0
@@ -196,7 +198,7 @@ def _grow(
     """Grow the instances to where their brightening has fallen to half; return the mask."""
     brightened = ndimage.gaussian_filter(current - previous, SMOOTH_MM)
     bright = allowed & (current > LEAST_BRIGHTNESS)
-    reach = round(reach_mm)
+    reach = int(np.ceil(reach_mm))
     grown: np.ndarray = labels > 0
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         around = tuple(slice(max(0, side.start - reach - 1), side.stop + reach + 1) for side in box)
@@ -204,8 +206,10 @@ def _grow(
         if seed.sum() < LEAST_GROWING_MM3:
             continue
         most = np.median(brightened[around][seed])
+        if most < LEAST_BRIGHTENING:
+            continue
         like = (brightened[around] >= HALF * most) & bright[around]
-        near = ndimage.binary_dilation(seed, iterations=reach)
+        near = ndimage.distance_transform_edt(~seed) <= reach_mm
         # Opened, so that it does not leak through what is one voxel thin.
         body = seed | ndimage.binary_opening(like & near | seed)
         parts, _ = ndimage.label(body)

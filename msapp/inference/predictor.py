@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-__all__ = ['predict', 'predict_samples']
+__all__ = ['Measure', 'measure_samples', 'predict']
+
+# What several samples of a window say: logits (B, C_out, I, J, K) of each to maps (B, M, I, J, K).
+Measure = Callable[[Iterator[np.ndarray]], np.ndarray]
 
 # A window that does not fit the memory of a GPU is halved, to a multiple of this, and never
 # below what leaves a network some context.
@@ -41,8 +44,17 @@ class _Plan:
     with_variance: bool
 
 
+@dataclass(frozen=True)
+class _Sampling:
+    """Several passes with dropout over each window."""
+
+    samples: int
+    seed: int
+    measure: Measure
+
+
 class _Runner:
-    """Passes over one image; what memory forbids once is not tried again."""
+    """One pass over an image, with less memory where it runs out."""
 
     def __init__(self, network: nn.Module, channels: np.ndarray, plan: _Plan) -> None:
         """Check that the image and the plan fit the network."""
@@ -62,13 +74,13 @@ class _Runner:
         self._asked = self._plan = plan
         self._log = logging.getLogger('msapp.inference')
 
-    def run(self, seed: int | None = None) -> np.ndarray:
-        """Do one pass; with a seed dropout draws from it, and the generators are put back."""
+    def run(self, sampling: _Sampling | None = None) -> np.ndarray:
+        """Go over the image once; sampling puts the generators back."""
         import torch
 
         while True:
             try:
-                return _infer(self._network, self._volume, self._plan, seed)
+                return _infer(self._network, self._volume, self._plan, sampling)
             except RuntimeError as error:
                 if self._plan.device.type == 'cpu' or not _is_out_of_memory(error):
                     raise
@@ -152,9 +164,10 @@ def predict(
     return _Runner(network, channels, plan).run()
 
 
-def predict_samples(
+def measure_samples(
     network: nn.Module,
     channels: np.ndarray,
+    measure: Measure,
     *,
     samples: int,
     seed: int,
@@ -164,26 +177,28 @@ def predict_samples(
     device: torch.device | str = 'cpu',
     flips: bool | Sequence[int] = False,
     with_variance: bool = False,
-) -> Iterator[np.ndarray]:
-    """Run a network over an image several times with dropout on, one sample after another.
+) -> np.ndarray:
+    """Run a network over each window several times with dropout on, and measure its samples.
 
-    Only one sample is held at a time: mean, variance, entropy and mutual information need no
-    more than running sums. Sample *i* depends on the seed and *i* alone, not on the samples
-    before it; numbers drawn on a GPU differ from those drawn on a CPU.
+    What is measured in the windows is blended, not the samples: each window, and each mirror image
+    of it, draws dropout of its own, and samples that were blended first would agree better wherever
+    more windows meet.
 
     Parameters
     ----------
+    measure : callable
+        Takes the samples of some windows, one after the other: logits of `predict` as (B, C_out, I,
+        J, K) ndarray of float32. Returns M maps of them: (B, M, I, J, K) ndarray of float32.
     samples : int
         How many.
     seed : int
-        At least 0.
+        Of the dropout. Numbers drawn on a GPU differ from those drawn on a CPU.
     network, channels, window, overlap, batch, device, flips, with_variance
         As for `predict`.
 
-    Yields
-    ------
-    (C_out, I, J, K) ndarray of float32
-        Logits of one sample.
+    Returns
+    -------
+    (M, I, J, K) ndarray of float32
 
     Raises
     ------
@@ -192,15 +207,13 @@ def predict_samples(
     """
     plan = _make_plan(window, overlap, batch, device, flips, with_variance)
     runner = _Runner(network, channels, plan)
-    for index in range(samples):
-        network.eval()
-        if set_dropout(network, active=True) == 0:
-            raise ValueError('this network has no dropout to sample from')
-        try:
-            sample = runner.run(_seed_of(seed, index))
-        finally:
-            set_dropout(network, active=False)
-        yield sample
+    network.eval()
+    if set_dropout(network, active=True) == 0:
+        raise ValueError('this network has no dropout to sample from')
+    try:
+        return runner.run(_Sampling(samples, seed, measure))
+    finally:
+        set_dropout(network, active=False)
 
 
 def _make_plan(
@@ -218,9 +231,9 @@ def _make_plan(
 
 
 def _infer(
-    network: nn.Module, volume: torch.Tensor, plan: _Plan, seed: int | None = None
+    network: nn.Module, volume: torch.Tensor, plan: _Plan, sampling: _Sampling | None = None
 ) -> np.ndarray:
-    """Do one pass as planned: ``(1, C, I, J, K)`` to ``(C_out, I, J, K)``."""
+    """Go over ``(1, C, I, J, K)`` as planned; return ``(C_out, I, J, K)``, or maps of samples."""
     import torch
     from monai.inferers import sliding_window_inference
 
@@ -236,44 +249,44 @@ def _infer(
                 logits = network(windows)
         return logits.float()
 
+    def measure(windows: torch.Tensor) -> torch.Tensor:
+        assert sampling is not None
+        draws = (forward(windows).cpu().numpy() for _ in range(sampling.samples))
+        return torch.from_numpy(sampling.measure(draws)).to(windows)
+
     mirrors = [
         axes
         for count in range(len(plan.flips) + 1)
         for axes in itertools.combinations([axis + 2 for axis in plan.flips], count)
     ]
     total: torch.Tensor | None = None
-    with torch.inference_mode(), _seeded(seed, plan.device):
+    with torch.inference_mode(), _seeded(sampling, plan.device):
         for axes in mirrors:
-            logits = sliding_window_inference(
+            blended = sliding_window_inference(
                 torch.flip(volume, axes),
                 plan.window,
                 plan.batch,
-                forward,
+                measure if sampling else forward,
                 overlap=plan.overlap,
                 mode='gaussian',
             )
-            logits = torch.flip(logits, axes)
-            total = logits if total is None else total.add_(logits)
+            blended = torch.flip(blended, axes)
+            total = blended if total is None else total.add_(blended)
         assert total is not None
         return (total[0] / len(mirrors)).cpu().numpy()
 
 
 @contextmanager
-def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed torch's generators for one pass, then put them back."""
+def _seeded(sampling: _Sampling | None, device: torch.device) -> Iterator[None]:
+    """Seed torch's generators for sampling, then put them back."""
     import torch
 
-    if seed is None:
+    if sampling is None:
         yield
         return
     with torch.random.fork_rng([device] if device.type == 'cuda' else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(sampling.seed)
         yield
-
-
-def _seed_of(seed: int, index: int) -> int:
-    """Return a seed of its own for a sample, unrelated to those of neighbouring seeds."""
-    return int(np.random.SeedSequence([seed, index]).generate_state(1)[0])
 
 
 def _halved(side: int, step: int) -> int:

@@ -214,8 +214,8 @@ def test_uncertainty_is_that_of_the_probability_of_which_the_mask_is_made(
     probability = predict_lesions({'FLAIR': flair}, brain, Same(), adapted_model)
     maps = sample_lesions({'FLAIR': flair}, brain, Same(), adapted_model, samples=3)
     assert maps.entropy[12, 12, 10] == pytest.approx(np.log(2), abs=1e-3)
-    np.testing.assert_array_equal(maps.probability, probability)
-    assert (maps.variance == 0).all()
+    np.testing.assert_allclose(maps.probability, probability, atol=1e-5)
+    assert maps.variance.max() < 1e-12
 
 
 def test_the_variance_that_a_network_predicts_is_in_maps_and_table(flair, brain):

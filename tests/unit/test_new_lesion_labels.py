@@ -61,6 +61,25 @@ def test_what_is_not_as_bright_as_a_lesion_is_left_out(brightness):
     assert ((label(marked, current=current) > 0) == marked).all()
 
 
+@pytest.mark.parametrize('brightened', [-0.1, 0.0, 0.05])
+def test_a_place_that_hardly_brightened_does_not_spread_through_noise(brightened):
+    marked = np.linalg.norm(POINTS, axis=0) < 3
+    noise = np.random.default_rng(0).normal(0, 0.08, SHAPE)
+    current = (1.3 + noise + brightened * marked).astype(np.float32)
+    images = {'previous': np.full(SHAPE, 1.3, np.float32), 'current': current}
+    spec = load_spec('newlesions').model_copy(update={'confirmed_by': None})
+    found = label_new_lesions(marked * np.float32(0.9), images, BRAIN, spec)
+    assert ((found > 0) == marked).all()
+
+
+def test_the_reach_is_as_far_on_the_diagonal_as_along_an_axis():
+    marked = np.linalg.norm(POINTS, axis=0) < 4
+    grown = label(marked, current=np.full(SHAPE, 1.5, np.float32)) > 0
+    from_mark = np.linalg.norm(POINTS, axis=0)[grown].max()
+    assert 3 + REACH_MM < from_mark < 4 + REACH_MM
+    assert grown.sum() > 0.9 * 4 / 3 * np.pi * (3.5 + REACH_MM) ** 3
+
+
 def test_small_places_stay_as_they_are():
     speck = np.linalg.norm(POINTS, axis=0) < 2
     assert ((label(speck) > 0) == speck).all()

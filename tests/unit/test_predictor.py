@@ -12,7 +12,7 @@ from torch import nn
 from msapp.errors import MissingDependencyError
 from msapp.inference import predictor
 from msapp.inference.dropout import set_dropout
-from msapp.inference.predictor import predict, predict_samples
+from msapp.inference.predictor import measure_samples, predict
 from msapp.networks import build_network
 
 WINDOW = (32, 32, 32)
@@ -157,15 +157,57 @@ def test_what_does_not_fit_is_refused(image, options, message):
 # --- Samples -------------------------------------------------------------------------------------
 
 
+def moments(draws):
+    """Mean and variance over the samples."""
+    values = np.stack(list(draws))
+    return np.concatenate([values.mean(axis=0), values.var(axis=0)], axis=1)
+
+
+class Coin(nn.Module):
+    """Logits of 0 or 2, of every voxel by itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, image):
+        return self.dropout(torch.ones_like(image[:, :1]))
+
+
 def test_samples_differ_and_come_again_with_the_seed():
     network, image = headed(dropout=0.3), volume(1, 32, 32, 32)
-    options = {'seed': 5, 'window': WINDOW}
-    first = list(predict_samples(network, image, samples=3, **options))
-    again = list(predict_samples(network, image, samples=2, **options))
-    np.testing.assert_array_equal(first[:2], again)
-    assert np.abs(first[0] - first[1]).max() > 0.01
-    other = next(predict_samples(network, image, samples=1, seed=6, window=WINDOW))
-    assert not any(np.array_equal(other, sample) for sample in first)
+    first, again, other = (
+        measure_samples(network, image, moments, samples=3, seed=seed, window=WINDOW)
+        for seed in (5, 5, 6)
+    )
+    assert first.shape == (2, 32, 32, 32)
+    np.testing.assert_array_equal(first, again)
+    assert first[1].max() > 1e-4
+    assert (first != other).any()
+
+
+@pytest.mark.parametrize('flips', [False, True])
+@pytest.mark.parametrize('overlap', [0.0, 0.5])
+def test_samples_disagree_as_much_where_windows_or_mirror_images_meet(flips, overlap):
+    options = {'samples': 40, 'seed': 0, 'window': (16, 16, 16), 'overlap': overlap}
+    mean, variance = measure_samples(Coin(), volume(1, 24, 16, 16), moments, **options, flips=flips)
+    for part in (variance[:6], variance[10:14], variance[18:]):
+        assert part.mean() == pytest.approx(1, rel=0.05)
+    assert mean.mean() == pytest.approx(1, abs=0.02)
+
+
+def test_the_variance_of_the_logits_comes_with_every_sample():
+    network, image = headed(dropout=0.3, variance_head=True), volume(1, 32, 32, 32)
+    options = {'samples': 2, 'seed': 0, 'window': WINDOW, 'with_variance': True}
+    shapes = []
+
+    def measure(draws):
+        for values in draws:
+            shapes.append(values.shape)
+        return values
+
+    assert measure_samples(network, image, measure, **options).shape == (2, 32, 32, 32)
+    assert shapes == [(1, 2, *WINDOW)] * 2
 
 
 def test_sampling_leaves_generators_and_network_as_they_were():
@@ -174,15 +216,15 @@ def test_sampling_leaves_generators_and_network_as_they_were():
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    for _ in predict_samples(network, image, samples=2, seed=0, window=WINDOW):
-        assert not any(layer.training for layer in network.modules())
+    measure_samples(network, image, moments, samples=2, seed=0, window=WINDOW)
+    assert not any(layer.training for layer in network.modules())
     torch.testing.assert_close(torch.rand(3), expected)
     np.testing.assert_array_equal(predict(network, image, window=WINDOW), plain)
 
 
 def test_a_network_without_dropout_has_nothing_to_sample():
     with pytest.raises(ValueError, match='no dropout'):
-        next(predict_samples(headed(), volume(1, 8, 8, 8), samples=2, seed=0, window=WINDOW))
+        measure_samples(headed(), volume(1, 8, 8, 8), moments, samples=2, seed=0, window=WINDOW)
 
 
 # --- Memory --------------------------------------------------------------------------------------
@@ -195,13 +237,13 @@ class SmallGpu:
         self.voxels, self.tried, self.real = voxels, [], predictor._infer
         self.error = error or torch.OutOfMemoryError('CUDA out of memory.')
 
-    def __call__(self, network, image, plan, seed):
+    def __call__(self, network, image, plan, sampling):
         self.tried.append((plan.device.type, plan.batch, plan.window))
         if plan.device.type == 'cuda':
             if plan.batch * np.prod(plan.window) > self.voxels:
                 raise self.error
             return np.zeros((1, *image.shape[2:]), np.float32)
-        return self.real(network, image, plan, seed)
+        return self.real(network, image, plan, sampling)
 
 
 @pytest.fixture
@@ -243,15 +285,6 @@ def test_windows_of_the_least_size_are_not_halved(small_gpu):
     gpu = small_gpu(0)
     predict(headed(), volume(1, 8, 8, 8), device='cuda', window=WINDOW)
     assert gpu.tried == [('cuda', 1, WINDOW), ('cpu', 1, WINDOW)]
-
-
-def test_what_did_not_fit_once_is_not_tried_for_the_next_sample(small_gpu):
-    gpu = small_gpu(2 * 32**3)
-    network = headed(dropout=0.3)
-    image = volume(1, 32, 32, 32)
-    options = {'samples': 2, 'seed': 0, 'window': WINDOW, 'batch': 4, 'device': 'cuda'}
-    assert len(list(predict_samples(network, image, **options))) == 2
-    assert [batch for _, batch, _ in gpu.tried] == [4, 2, 2]
 
 
 def test_a_library_of_cuda_that_cannot_allocate_counts_as_full(small_gpu):

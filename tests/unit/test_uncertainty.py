@@ -144,27 +144,6 @@ class TestSamples:
         with pytest.raises(ValueError, match=r'must be \(3, 2, 2\), got \(2, 2, 2\)'):
             found.add(np.zeros((2, 2, 2)))
 
-    def test_samples_of_a_network_can_be_fed_as_they_come(self):
-        import torch
-        from scipy.special import expit
-
-        from msapp.inference.predictor import predict_samples
-        from msapp.networks import build_network
-
-        torch.manual_seed(0)
-        small = {'in_channels': 1, 'out_channels': 1, 'channels': [4, 8], 'dropout': 0.3}
-        network = build_network('headed_unet', small | {'variance_head': True})
-        image = np.random.default_rng(0).normal(size=(1, 32, 32, 32))
-        options = {'seed': 1, 'window': (32, 32, 32), 'with_variance': True}
-        found, seen = SampleUncertainty(), []
-        for logits, log_variance in predict_samples(network, image, samples=3, **options):
-            found.add(expit(logits), np.exp(log_variance))
-            seen.append((expit(logits), np.exp(log_variance)))
-        maps, (means, variances) = found.maps(), np.mean(seen, axis=0)
-        np.testing.assert_allclose(maps.probability, means, atol=1e-6)
-        np.testing.assert_allclose(maps.predicted_variance, variances, rtol=1e-4)
-        assert maps.mutual_information.max() > 1e-4
-
     def test_it_needs_no_torch(self):
         code = 'import sys, msapp.lesions.uncertainty; sys.exit("torch" in sys.modules)'
         assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
