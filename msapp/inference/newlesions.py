@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # A lesion of the whole-brain network grows to where its brightening has fallen to half, no farther
 # than this, and only where the later FLAIR is as bright as a lesion, white matter being 1. Smaller
-# places do not: their few voxels hardly tell how much a lesion brightened. Nor do places that hardly
+# places do not: their few voxels hardly tell how much a lesion brightened. Nor do those that hardly
 # brightened: half of noise is found everywhere.
 HALF = 0.5
 LEAST_BRIGHTENING = 0.1
