@@ -61,7 +61,8 @@ def storage_errors(folder: Path) -> Iterator[None]:
 def atomic_path(path: Path) -> Iterator[Path]:
     """Give a temporary path beside ``path`` that takes its place when the block ends well.
 
-    The temporary name is hidden and keeps the suffixes, so that image writers know the format.
+    The temporary name is hidden and keeps the suffixes, so that image writers know the format;
+    errors name ``path``.
 
     Examples
     --------
@@ -80,6 +81,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
             with temporary.open('rb') as stream:
                 os.fsync(stream.fileno())
             temporary.replace(path)
+        except OSError as error:
+            if str(error.filename) == str(temporary):
+                error.filename = str(path)
+            raise
         finally:
             temporary.unlink(missing_ok=True)
 

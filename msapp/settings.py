@@ -22,6 +22,13 @@ ModelName = Annotated[
 ]
 Space = Literal['orig', 'individual', 'MNI152NLin2009aSym']
 Task = Literal['lesions', 'enhancement', 'longitudinal', 'cord', 'filling']
+# Settings whose name on the command line is another than theirs with hyphens.
+NAMES = {
+    'bids_dir': 'bids_dir',
+    'output_dir': 'output_dir',
+    'levels': 'the level of analysis (participant, group)',
+    'mem_gb': '--mem',
+}
 
 
 class Settings(BaseModel):
@@ -106,7 +113,7 @@ def load_toml(path: Path) -> dict[str, Any]:
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
-    """Validate ``values``, naming every wrong one by its command-line flag.
+    """Validate ``values``, naming every wrong one as on the command line.
 
     Raises
     ------
@@ -117,7 +124,11 @@ def make_settings(values: dict[str, Any]) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         problems = '; '.join(
-            f'--{str(item["loc"][0]).replace("_", "-")}: {item["msg"]}, got {item["input"]!r}'
+            f'{_on_command_line(str(item["loc"][0]))}: {item["msg"]}, got {item["input"]!r}'
             for item in error.errors()
         )
         raise UsageError(f'{problems}. See {Path(sys.argv[0]).name} --help.') from error
+
+
+def _on_command_line(name: str) -> str:
+    return NAMES.get(name, f'--{name.replace("_", "-")}')

@@ -38,6 +38,8 @@ SMALLEST_SINE = 0.1
 FARTHEST_MM = 10_000.0
 # Interpolation leaves voxels below 0 by this share of the maximum at most; more are allowed to few.
 RINGING, MOST_BELOW_ZERO = 0.02, 0.01
+# So many voxels of a mask tell where it lies.
+ENOUGH_VOXELS = 100_000
 LABEL = re.compile(r'[A-Za-z0-9]+')
 # Names of derivatives add up to 118 characters to the participant and twice the session, and no
 # file name may have more than 255 bytes.
@@ -47,7 +49,8 @@ LONGEST_PARTICIPANT, LONGEST_SESSION = 64, 32
 def check_folders(settings: Settings) -> None:
     """Check that input and output folders can be what the command line says they are.
 
-    The participant level's are made where they do not exist; the group level makes none.
+    The participant level's are made where they do not exist; the group level makes none, and
+    nothing is written where a run only prints.
 
     Raises
     ------
@@ -75,7 +78,7 @@ def check_folders(settings: Settings) -> None:
                 f'{folder}: the {name} folder lies inside the input dataset. Choose a folder '
                 f'outside it, or {source / "derivatives" / "msapp"}.'
             )
-    if settings.dry_run:
+    if settings.dry_run or settings.boilerplate_only:
         return
     if 'participant' in settings.levels or target.exists():
         _check_writable(target)
@@ -197,6 +200,46 @@ def check_image(path: Path) -> nib.spatialimages.SpatialImage:
     check_length(path, image)
     _check_values(image)
     return nib.squeeze_image(image) if len(image.shape) > 3 else image
+
+
+def check_mask(path: Path, image: nib.spatialimages.SpatialImage) -> None:
+    """Read a mask whole and check that it is one volume that marks something in an image.
+
+    Parameters
+    ----------
+    path : Path
+        A NIfTI file; voxels above 0 are in the mask.
+    image : nibabel image
+        Of the same world, on any grid.
+
+    Raises
+    ------
+    InputError
+        As `check_image`.
+    """
+    mask = open_image(path)
+    shape = np.array(mask.shape)
+    if len(shape) < 3 or math.prod(shape[3:]) != 1:
+        raise InputError(
+            f'the mask has {by(shape)} voxels; one 3-D volume is needed. Make it anew, or remove '
+            'it.'
+        )
+    check_length(path, mask)
+    with readable():
+        marked = np.flatnonzero(np.asanyarray(mask.dataobj) > 0)
+    if not len(marked):
+        raise InputError('the mask is empty: no voxel is above 0. Make it anew, or remove it.')
+    some = marked[:: 1 + len(marked) // ENOUGH_VOXELS]
+    voxels = np.stack(np.unravel_index(some, tuple(shape[:3])), axis=1)
+    with np.errstate(invalid='ignore'):
+        to_image = np.linalg.inv(image.affine) @ mask.affine
+        places = nib.affines.apply_affine(to_image, voxels).round()
+    within = ((places >= 0) & (places < image.shape[:3])).all(axis=1)
+    if not within.any() or not np.linalg.det(to_image[:3, :3]):
+        raise InputError(
+            'the mask lies outside the image it is for: their headers (qform, sform) disagree. '
+            'Make it anew on that image, or remove it.'
+        )
 
 
 def _check_shape(shape: tuple[int, ...]) -> None:

@@ -53,7 +53,11 @@ def write_description(output_dir: Path, bids_dir: Path) -> None:
         'Description': 'BIDS App for multiple sclerosis MRI. Research use only.',
     }
     if os.environ.get('MSAPP_CONTAINER'):
-        generated['Container'] = {'Type': 'docker', 'Tag': os.environ['MSAPP_CONTAINER']}
+        apptainer = os.environ.get('APPTAINER_CONTAINER') or os.environ.get('SINGULARITY_CONTAINER')
+        generated['Container'] = {
+            'Type': 'apptainer' if apptainer else 'docker',
+            'Tag': os.environ['MSAPP_CONTAINER'],
+        }
     source = _read_json(bids_dir / DESCRIPTION)
     description = {
         'Name': f'msapp: {_text(source, "Name", "multiple sclerosis MRI")}',

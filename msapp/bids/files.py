@@ -25,6 +25,12 @@ EXTENSIONS = ('.nii', '.nii.gz')
 SUFFIXES = {suffix.lower(): suffix for suffix in ('FLAIR', 'T1w', 'T2w')}
 # What looks like an image of use here, though its name may be wrong.
 LIKE_AN_IMAGE = re.compile(rf'.*({"|".join(SUFFIXES)}).*\.nii', re.IGNORECASE)
+# A name that is wrong about participant, session or case alone: its entities, suffix, extension.
+WRONG_STEM = re.compile(
+    r'(?:sub[^_]*[-0-9][^_]*_)?(?:ses[^_]*[-0-9][^_]*_)?((?:(?!sub|ses)[a-z]+-[a-z0-9+]+_)*)'
+    rf'({"|".join(SUFFIXES)})(\.nii(?:\.gz)?)',
+    re.IGNORECASE,
+)
 LIKE_A_PARTICIPANT = re.compile(r'sub(?![A-Za-z0-9])', re.IGNORECASE)
 LIKE_A_SESSION = re.compile(r'ses(?![A-Za-z0-9])', re.IGNORECASE)
 
@@ -121,18 +127,39 @@ def list_images(
     fits = re.compile(rf'{stem}(?:_[A-Za-z]+-[A-Za-z0-9+]+)*_([A-Za-z0-9]+)\.nii(?:\.gz)?')
     known = _bids_entities().values()
     images, left_out = [], []
-    for path in list_folder(bids_dir / folder):
+    paths = list_folder(bids_dir / folder)
+    taken = {path.name for path in paths}
+    for path in paths:
         name = fits.fullmatch(path.name)
         if name and SUFFIXES.get(name[1].lower(), name[1]) == name[1]:
             # With the folders from the dataset down alone: those above say nothing of the image.
             place = f'/{folder.as_posix()}/{path.name}'
             images.append(ImageFile(path, parse_file_entities(place, entities=known)))
-        elif (name := LIKE_AN_IMAGE.match(path.name)) and not path.name.startswith('.'):
+        elif LIKE_AN_IMAGE.match(path.name) and not path.name.startswith('.'):
             left_out.append(
                 f'{printable(path.name)}: not used, for its name is none that BIDS gives an image '
-                f'in {folder.as_posix()}. Rename it, as {stem}_{SUFFIXES[name[1].lower()]}.nii.gz.'
+                f'in {folder.as_posix()}. {_rename_advice(path.name, stem, taken)}'
             )
     return images, left_out
+
+
+def _rename_advice(name: str, stem: str, taken: set[str]) -> str:
+    """Say how to rename an image; one name is given once, and never that of another file.
+
+    Where more than the stem or the case is wrong, what is in the file may be something else.
+    """
+    if parts := WRONG_STEM.fullmatch(name):
+        entities, suffix, extension = parts.groups()
+        right = f'{stem}_{entities}{SUFFIXES[suffix.lower()]}{extension.lower()}'
+        if right not in taken:
+            taken.add(right)
+            own, other = stem.partition('_')[0], name.partition('_')[0]
+            if other.startswith('sub-') and other != own:
+                return f'Rename it, as {right}, if it is an image of {own}, not of {other}.'
+            return f'Rename it, as {right}.'
+    kind = SUFFIXES[LIKE_AN_IMAGE.match(name)[1].lower()]  # type: ignore[index]
+    extension = '.nii.gz' if name.lower().endswith('.gz') else '.nii'
+    return f'Rename it if it is a {kind} image, as {stem}[_acq-LABEL][_ce-LABEL]_{kind}{extension}.'
 
 
 @functools.cache

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msapp.bids.checks import printable
+from msapp.bids.checks import check_mask, printable
 from msapp.bids.nifti import open_image
 from msapp.errors import InputError, UsageError
 from msapp.imaging.geometry import same_grid
@@ -75,7 +76,7 @@ def find_given_mask(
     Raises
     ------
     InputError
-        If a mask cannot be read.
+        If a mask cannot be opened; `check_given_mask` looks at its voxels.
     """
     roots, left_out = list(derivatives), list[str]()
     image = visit.images[visit.reference]
@@ -86,11 +87,8 @@ def find_given_mask(
             path = root / label / (visit.session or '') / 'anat' / name
             if not os.path.lexists(path):  # a broken link is named, not passed over
                 continue
-            try:
+            with _named(label, visit, path):
                 mask = open_image(path)
-            except InputError as error:
-                where = f'{stem.replace("_", " ")} brain mask of --derivatives'
-                raise InputError(f'{where}: {error} File: {printable(str(path))}') from error
             # As fMRIPrep writes it, it belongs to the T1w, whose world may be another.
             if space or same_grid(mask, open_image(image)):
                 return path, left_out
@@ -104,3 +102,25 @@ def find_given_mask(
             f'Brain mask: none of --derivatives fits; the brain is found in {image.name}.'
         )
     return None, left_out
+
+
+def check_given_mask(label: str, visit: Visit, path: Path) -> None:
+    """Check that the mask that was found for a visit can be used.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read whole, is empty, holds several volumes, or lies outside the image.
+    """
+    with _named(label, visit, path):
+        check_mask(path, open_image(visit.images[visit.reference]))
+
+
+@contextmanager
+def _named(label: str, visit: Visit, path: Path) -> Iterator[None]:
+    """Say in errors whose mask it is, and where."""
+    try:
+        yield
+    except InputError as error:
+        where = ' '.join(filter(None, (label, visit.session, 'brain mask of --derivatives')))
+        raise InputError(f'{where}: {error} File: {printable(str(path))}') from error

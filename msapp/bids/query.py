@@ -24,7 +24,12 @@ from msapp.bids.files import (
     passes,
     read_filters,
 )
-from msapp.bids.masks import check_derivatives, find_given_mask, find_given_masks
+from msapp.bids.masks import (
+    check_derivatives,
+    check_given_mask,
+    find_given_mask,
+    find_given_masks,
+)
 from msapp.bids.nifti import orientation_notes
 from msapp.bids.times import natural_key, read_times
 from msapp.errors import InputError, NoBrainError, UsageError
@@ -104,20 +109,29 @@ def find_participants(settings: Settings) -> list[str]:
     UsageError
         If a label that was asked for does not exist.
     """
-    present = sorted(path.name for path in settings.bids_dir.glob('sub-*') if path.is_dir())
-    if not settings.participant_label:
-        return present
-    wanted = sorted({f'sub-{label.removeprefix("sub-")}' for label in settings.participant_label})
+    return find_labels(settings.bids_dir, settings.participant_label)
+
+
+def find_labels(bids_dir: Path, asked: Sequence[str]) -> list[str]:
+    """Return the labels (``sub-X``) that are asked for, or all, sorted.
+
+    Raises
+    ------
+    UsageError
+        If a label that was asked for does not exist.
+    """
+    present = sorted(path.name for path in bids_dir.glob('sub-*') if path.is_dir())
+    wanted = sorted({f'sub-{label.removeprefix("sub-")}' for label in asked})
     unknown = [label for label in wanted if label not in present]
     if unknown:
         raise UsageError(
-            f'--participant-label: {", ".join(unknown)} not found in {settings.bids_dir}. '
-            f'It holds {_some(present)}.'
+            f'--participant-label: {some(unknown)} not found in {bids_dir}. '
+            f'It holds {some(present) or "no sub-* folder"}.'
         )
-    return wanted
+    return wanted or present
 
 
-def _some(names: list[str], most: int = 8) -> str:
+def some(names: Sequence[str], most: int = 8) -> str:
     """List the first names and count the rest."""
     rest = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + rest
@@ -148,7 +162,7 @@ def plan_participants(settings: Settings) -> list[Participant]:
 
 def not_in_run(settings: Settings) -> dict[str, str]:
     """Return who has none of the sessions of ``--session-label``, by label, with a sentence."""
-    wanted = _wanted_sessions(settings)
+    wanted = wanted_sessions(settings)
     found = {}
     for label in find_participants(settings) if wanted else []:
         with contextlib.suppress(InputError):  # planning names what cannot be read
@@ -158,20 +172,20 @@ def not_in_run(settings: Settings) -> dict[str, str]:
     return found
 
 
-def _wanted_sessions(settings: Settings) -> set[str]:
+def wanted_sessions(settings: Settings) -> set[str]:
     """Return the labels (``ses-1``) of ``--session-label``; none asks for all."""
     return {f'ses-{label.removeprefix("ses-")}' for label in settings.session_label}
 
 
 def _check_sessions_exist(settings: Settings, labels: list[str]) -> None:
     """Refuse session labels that no participant has."""
-    wanted = _wanted_sessions(settings)
+    wanted = wanted_sessions(settings)
     found = {path.name for label in labels for path in (settings.bids_dir / label).glob('ses-*')}
     missing = sorted(wanted - found)
     if missing:
         raise UsageError(
             f'--session-label: {", ".join(missing)} not found for any participant. '
-            f'There are {_some(sorted(found, key=natural_key)) or "no sessions"}.'
+            f'There are {some(sorted(found, key=natural_key)) or "no sessions"}.'
         )
 
 
@@ -190,14 +204,16 @@ def _plan(label: str, settings: Settings, filters: Filters) -> Participant:
     sessions: list[str | None] = [*sorted(found, key=natural_key)] or [None]
     if found and not settings.session_label:
         left_out += _outside_sessions(settings.bids_dir, label)
-    if wanted := _wanted_sessions(settings):
+    if wanted := wanted_sessions(settings):
         sessions = [session for session in sessions if session in wanted]
     times = read_times(settings.bids_dir, label)
     visits: list[Visit] = []
     for session in sessions:
         visit = _find_visit(settings.bids_dir, label, session, filters, times)
         if 'FLAIR' in visit.images or 'T1w' in visit.images:
-            _, notes = find_given_mask(label, visit, settings.derivatives)
+            mask, notes = find_given_mask(label, visit, settings.derivatives)
+            if mask is not None:
+                check_given_mask(label, visit, mask)
             visits.append(replace(visit, left_out=(*visit.left_out, *notes)))
         else:
             present = ', '.join(visit.images) or 'nothing'

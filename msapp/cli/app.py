@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msapp.cli.console import complain, ensure_user, open_missing_streams, say
+from msapp.cli.console import complain, ensure_user, explain, open_missing_streams, say
 from msapp.cli.outcomes import (
     exit_code,
     left_out,
@@ -34,7 +34,7 @@ from msapp.errors import (
     MissingDependencyError,
     MsappError,
 )
-from msapp.files import remove_temporary, storage_error
+from msapp.files import remove_temporary
 
 if TYPE_CHECKING:
     import logging
@@ -72,8 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain('msapp: interrupted. Run the same command again to go on.\n')
         return 130
     except OSError as error:
-        place = error.filename or 'a file'
-        known = storage_error(error, place) or InternalError(f'{place}: {error.strerror}.')
+        known = explain(error)
         complain(f'msapp: error: {known}\n')
         return known.exit_code
     except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
@@ -120,16 +119,14 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     os.environ.update(NO_ET='1', NIPYPE_NO_ET='1')
     ensure_user()
     from msapp.bids.checks import check_folders
-    from msapp.cli.plan import check_available, describe
+    from msapp.cli.plan import check_available
     from msapp.settings import make_settings
 
     settings = make_settings(values)
     check_available(settings)
     check_folders(settings)
     if settings.dry_run:
-        from msapp.bids.query import plan_participants
-
-        say('\n'.join(describe(plan_participants(settings), settings)) + '\n')
+        tell_plan(settings)
         return EXIT_DONE
     code = EXIT_DONE
     if 'participant' in settings.levels:
@@ -137,6 +134,20 @@ def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> in
     if 'group' in settings.levels and not settings.boilerplate_only:
         code = _add_group_level(settings, code)
     return code
+
+
+def tell_plan(settings: Settings) -> None:
+    """Print what would run."""
+    from msapp.bids.dataset import check_output
+    from msapp.bids.query import plan_participants
+    from msapp.cli.plan import describe
+
+    if 'participant' in settings.levels:
+        say('\n'.join(describe(plan_participants(settings), settings)) + '\n')
+    else:
+        check_output(settings.output_dir)
+    if 'group' in settings.levels:
+        say(f'group: would write tables and a page from the results in {settings.output_dir}.\n')
 
 
 def run_participants(settings: Settings, verbosity: int, command: Sequence[str]) -> int:

@@ -11,6 +11,9 @@ import sys
 from pathlib import Path
 from typing import TextIO
 
+from msapp.errors import InternalError, MsappError
+from msapp.files import storage_error
+
 # Of a user who has none.
 USER = 'msapp'
 
@@ -45,6 +48,13 @@ def ensure_user() -> None:
         getpass.getuser()
     except (KeyError, OSError):
         os.environ['USER'] = USER
+
+
+def explain(error: OSError) -> MsappError:
+    """Return what to tell of a failure of the system that no step of the program explains."""
+    place = error.filename or 'a file'
+    known = storage_error(error, place)
+    return known or InternalError(f'{place}: {error.strerror or error}.')
 
 
 def say(text: str) -> None:

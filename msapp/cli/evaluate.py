@@ -19,6 +19,7 @@ from msapp.errors import (
     InternalError,
     InterruptedRunError,
     MsappError,
+    StorageError,
     UsageError,
 )
 
@@ -355,13 +356,14 @@ def write(path: Path | None, tables: Mapping[str, tuple[Any, Mapping[str, Any]]]
 
     if path is None:
         return
-    try:
-        for ending, (table, columns) in tables.items():
-            target = path.with_name(f'{path.stem}{ending}{path.suffix}')
+    for ending, (table, columns) in tables.items():
+        target = path.with_name(f'{path.stem}{ending}{path.suffix}')
+        try:
             write_table(target, table.to_dict('records'), columns)
-            sys.stdout.write(f'{target}\n')
-    except OSError as error:
-        raise UsageError(
-            f'{error.filename or path}: cannot write ({error.strerror or error}). '
-            'Choose a folder with write permission and free space.'
-        ) from error
+        except (OSError, StorageError) as error:
+            reason = getattr(error.__cause__ or error, 'strerror', None) or error
+            raise UsageError(
+                f'{target}: cannot write ({reason}). Choose a folder with write permission and '
+                'free space.'
+            ) from error
+        sys.stdout.write(f'{target}\n')

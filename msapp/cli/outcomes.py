@@ -4,26 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from msapp.cli.console import say
+from msapp.cli.console import explain, say
 from msapp.errors import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
+    InternalError,
     MissingDependencyError,
     MsappError,
-    StorageError,
     UsageError,
 )
 
 if TYPE_CHECKING:
     import logging
+    from pathlib import Path
 
     from nipype.pipeline.engine import Workflow
 
     from msapp.bids.query import Participant
     from msapp.engine.record import Outcome, Status
     from msapp.settings import Settings
+
+
+class Made(NamedTuple):
+    """What a participant's files were made with and from, and what to tell of it.
+
+    ``versions`` are `msapp.provenance.versions` of that run; None where it is not known.
+    """
+
+    settings: Settings
+    participant: Participant
+    versions: dict[str, str | None] | None
+    errors: list[str]
+    warnings: list[str]
 
 
 def left_out(label: str, status: Status, error: MsappError, step: str | None = None) -> Outcome:
@@ -44,16 +58,11 @@ def left_out(label: str, status: Status, error: MsappError, step: str | None = N
     )
 
 
-def as_made(
-    settings: Settings, participant: Participant, logger: logging.Logger
-) -> tuple[Settings, Participant, list[str]]:
-    """Return what a participant's files were made with and from, and what failed then.
-
-    It is what a report must tell that is written from these files alone.
-    """
+def as_made(settings: Settings, participant: Participant, logger: logging.Logger) -> Made:
+    """Return what a report must tell that is written from a participant's files alone."""
     from msapp.bids.query import plan_participants
     from msapp.models.registry import models_for, with_confirming
-    from msapp.provenance import check_models, find_run
+    from msapp.provenance import check_models, find_run, read_versions
     from msapp.settings import load_toml, make_settings
 
     run = find_run(settings.output_dir, participant.label)
@@ -62,21 +71,36 @@ def as_made(
         if run is None:
             raise UsageError(f'{settings.output_dir / "logs"}: no run that made its files.')
         values = load_toml(run.folder / 'settings.toml')
-        folders = ('bids_dir', 'output_dir', 'work_dir', 'derivatives')
+        folders = ['bids_dir', 'output_dir', 'work_dir']
+        folders += ['derivatives'] if settings.derivatives else []
         values |= {name: getattr(settings, name) for name in folders}
         values['participant_label'] = [participant.label]
         recorded = make_settings(values)
         check_models(run.folder, with_confirming(models_for(recorded)))
+        used = read_versions(run.folder)
         planned = next(iter(plan_participants(recorded)), participant)
     except (UsageError, MissingDependencyError) as error:
-        logger.warning(
-            '%s: its report tells the methods of this command, which may not be those that made '
-            'its files. %s',
-            participant.label,
-            error,
+        told = (
+            'The report tells methods and versions of this command, which may not be those that '
+            f'made the files. {error}'
         )
-        return settings, participant, errors
-    return recorded, planned, errors
+        logger.warning('%s: %s', participant.label, told)
+        return Made(settings, participant, None, errors, [told])
+    return Made(recorded, planned, used, errors, _other_code(used))
+
+
+def _other_code(used: Mapping[str, str | None]) -> list[str]:
+    """Say in one sentence if msapp is not what it was when a participant's files were made."""
+    from msapp.provenance import versions
+
+    found = versions()
+    then, now = (' '.join(filter(None, map(item.get, ('msapp', 'code')))) for item in (used, found))
+    if then == now:
+        return []
+    return [
+        f'The files were made by other code (msapp {then}) than this page (msapp {now}): what it '
+        'says of methods and limits may not be what was done.'
+    ]
 
 
 def warn_of_leftovers(graph: Workflow, settings: Settings, participant: str) -> list[str]:
@@ -93,17 +117,17 @@ def warn_of_leftovers(graph: Workflow, settings: Settings, participant: str) -> 
     ]
 
 
-def _recall(
-    settings: Settings, participant: Participant, logger: logging.Logger
-) -> tuple[Settings, Participant, list[str], list[str]]:
-    """Return settings, participant, errors and warnings of the run that made the files."""
+def _recall(settings: Settings, participant: Participant, logger: logging.Logger) -> Made:
+    """Return `as_made`, with a warning of results that are of earlier runs."""
     from msapp.workflows.base import init_msapp_wf
 
-    made_with, planned, errors = as_made(settings, participant, logger)
+    made = as_made(settings, participant, logger)
+    planned = made.participant
     if planned.error:
-        return made_with, planned, errors, []
-    graph, _ = init_msapp_wf(participants=[planned], settings=made_with)
-    return made_with, planned, errors, warn_of_leftovers(graph, made_with, planned.label)
+        return made
+    graph, _ = init_msapp_wf(participants=[planned], settings=made.settings)
+    leftovers = warn_of_leftovers(graph, made.settings, planned.label)
+    return made._replace(warnings=made.warnings + leftovers)
 
 
 def write_reports(
@@ -113,40 +137,77 @@ def write_reports(
     warnings: Mapping[str, Sequence[str]],
     logger: logging.Logger,
 ) -> list[Outcome]:
-    """Write a page for every participant, also for those that failed; return how all ended."""
+    """Write a page for every participant, also for those that failed; return how all ended.
+
+    A folder with a name that no participant has gets none: it would stay once it is renamed.
+    """
+    known = {item.participant: item for item in outcomes}
+    for participant in participants:
+        label = participant.label
+        if not label.startswith('sub-'):
+            continue
+        try:
+            found = warnings.get(label, ())
+            page = _write_page(settings, participant, known.get(label), found, logger)
+            logger.info('%s: report %s', label, page)
+        except Exception as error:  # one page must not cost the record of the whole run
+            failure = _as_known(error)
+            logger.error('%s: no report. %s', label, failure)
+            logger.debug('%s: no report', label, exc_info=True)
+            known[label] = _without_page(label, known.get(label), failure)
+    return list(known.values())
+
+
+def _write_page(
+    settings: Settings,
+    participant: Participant,
+    outcome: Outcome | None,
+    warnings: Sequence[str],
+    logger: logging.Logger,
+) -> Path:
+    """Write the page of one participant."""
     from msapp.cli.plan import not_done
     from msapp.workflows.reports import write_report
 
-    known = {item.participant: item for item in outcomes}
-    for participant in participants:
-        made_with, planned, errors = settings, participant, []
-        found = list(warnings.get(participant.label, ()))
-        outcome = known.get(participant.label)
-        if outcome and outcome.status != 'done' and outcome.failed_step != 'input check':
-            errors = [_explain(outcome)]
-        try:
-            if settings.reports_only:
-                made_with, planned, errors, found = _recall(settings, participant, logger)
-            page = write_report(
-                planned, made_with, not_done=not_done, errors=errors, warnings=found
-            )
-            logger.info('%s: report %s', participant.label, page)
-        except StorageError as error:
-            logger.error('%s: no report. %s', participant.label, error)
-            if outcome is None or outcome.status == 'done':
-                failed = left_out(participant.label, 'failed', error, 'report')
-                known[participant.label] = (
-                    failed
-                    if outcome is None
-                    else replace(
-                        outcome,
-                        status='failed',
-                        error=failed.error,
-                        failed_step='report',
-                        exit_code=failed.exit_code,
-                    )
-                )
-    return list(known.values())
+    errors = []
+    if outcome and outcome.status != 'done' and outcome.failed_step != 'input check':
+        errors = [_explain(outcome)]
+    made = Made(settings, participant, None, errors, [*warnings])
+    if settings.reports_only:
+        made = _recall(settings, participant, logger)
+    return write_report(
+        made.participant,
+        made.settings,
+        not_done=not_done,
+        errors=made.errors,
+        warnings=made.warnings,
+        made_with=made.versions,
+    )
+
+
+def _as_known(error: Exception) -> MsappError:
+    """Return an error with a message and an exit code of msapp."""
+    if isinstance(error, MsappError):
+        return error
+    if isinstance(error, OSError):
+        return explain(error)
+    return InternalError(f'{type(error).__name__}: {error}')
+
+
+def _without_page(label: str, outcome: Outcome | None, error: MsappError) -> Outcome:
+    """Return the outcome of a participant whose page could not be written."""
+    failed = left_out(label, 'failed', error, 'report')
+    if outcome is None:
+        return failed
+    if outcome.status != 'done':
+        return outcome
+    return replace(
+        outcome,
+        status='failed',
+        error=failed.error,
+        failed_step='report',
+        exit_code=failed.exit_code,
+    )
 
 
 def print_summary(outcomes: Sequence[Outcome], settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,14 @@ from msapp import __version__
 
 UNITS_GB = {'': 1e-3, 'K': 1e-6, 'M': 1e-3, 'G': 1.0, 'T': 1e3}
 LEVELS = ('participant', 'group')
+# What a call cannot do without, by the names of the help.
+NEEDED = {
+    'bids_dir': 'bids_dir',
+    'output_dir': 'output_dir',
+    'levels': 'participant or group (the level of analysis)',
+}
+# Flags that take as many values as follow.
+GREEDY = ('participant_label', 'session_label', 'derivatives')
 SPACES = ('orig', 'individual', 'MNI152NLin2009aSym')
 TASKS = ('lesions', 'enhancement', 'longitudinal', 'cord', 'filling')
 
@@ -28,6 +36,14 @@ def memory_gb(text: str) -> float:
     if match is None:
         raise argparse.ArgumentTypeError(f'"{text}" is no amount of memory; try 8G or 8000M')
     return float(match[1]) * UNITS_GB[match[2]]
+
+
+def positive(text: str) -> int:
+    """Read a whole number of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, got {number}')
+    return number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -274,10 +290,22 @@ def parse(argv: Sequence[str] | None = None) -> tuple[dict[str, Any], int]:
     if 'config_file' in given:
         values = _load_settings(given.pop('config_file'))
     values |= given
-    missing = [name for name in ('bids_dir', 'output_dir', 'levels') if name not in values]
+    missing = [text for name, text in NEEDED.items() if not values.get(name)]
     if missing:
-        parser.error(f'missing: {", ".join(missing)}')
+        parser.error(f'missing: {", ".join(missing)}{_taken_levels(given)}')
     return values, verbosity
+
+
+def _taken_levels(given: Mapping[str, Any]) -> str:
+    """Say which flag took the level for one of its values, where one did."""
+    for name in GREEDY:
+        for value in map(str, given.get(name, ())):
+            if value in LEVELS:
+                return (
+                    f'. --{name.replace("_", "-")} took "{value}" as one of its values: write '
+                    'folders and level before it'
+                )
+    return ''
 
 
 def _load_settings(path: Path) -> dict[str, Any]:

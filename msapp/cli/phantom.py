@@ -9,17 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msapp import __version__
+from msapp.cli.parser import positive
 from msapp.errors import EXIT_DONE, InterruptedRunError, MsappError, UsageError
 
 PROGRAM = 'msapp-phantom'
-
-
-def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, got {number}')
-    return number
 
 
 def seed(text: str) -> int:

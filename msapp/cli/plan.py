@@ -36,7 +36,7 @@ def check_available(settings: Settings) -> None:
     MissingDependencyError
         Naming the flag, what is missing and what to use instead.
     UsageError
-        If ``--device`` and ``--gpus`` contradict each other.
+        If ``--device`` and ``--gpus`` contradict each other, or ``--use-plugin`` is of no use.
     """
     from msapp.imaging.brain import require_fsl
     from msapp.inference.device import choose_gpus
@@ -54,6 +54,10 @@ def check_available(settings: Settings) -> None:
     _check_supported(settings, models)
     if settings.device == 'cuda' or settings.gpus:
         choose_gpus(settings.device, settings.gpus)
+    if settings.use_plugin:
+        from msapp.engine.run import check_plugin
+
+        check_plugin(settings.use_plugin, settings.work_path)
 
 
 def _check_tasks(tasks: Sequence[str]) -> None:
@@ -98,6 +102,11 @@ def _check_supported(settings: Settings, models: Mapping[str, ModelSpec]) -> Non
         )
     if not settings.mc_samples:
         return
+    if 'lesions' not in settings.tasks:
+        raise MissingDependencyError(
+            '--mc-samples is for the network for lesions, which are not among --tasks. Add them, '
+            'or leave it out.'
+        )
     able = [spec for task, spec in models.items() if task not in NEVER_SAMPLED]
     if not able:
         raise MissingDependencyError(
@@ -114,13 +123,13 @@ def not_done(visits: Sequence[Visit], number: int, settings: Settings) -> Iterat
     """Say what is not done for the visit of a number, from 0, and why."""
     from msapp.workflows.lesions import lacking_contrasts, taken_contrasts
 
-    visit = visits[number]
-    needed = lacking_contrasts(visit, settings)
+    visit, wanted = visits[number], 'lesions' in settings.tasks
+    needed = lacking_contrasts(visit, settings) if wanted else ()
     if needed:
         yield f'Lesions are not measured: there is no {" and no ".join(needed)}.'
-    elif 'FLAIR' not in visit.images:
+    elif wanted and 'FLAIR' not in visit.images:
         yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
-    taken = taken_contrasts(settings) if 'lesions' in settings.tasks else ()
+    taken = taken_contrasts(settings) if wanted else ()
     for name in ('T1w', 'T2w'):
         if name in (*visit.images, *needed):
             continue
@@ -128,7 +137,7 @@ def not_done(visits: Sequence[Visit], number: int, settings: Settings) -> Iterat
             'lesions are found without it' if name in taken else 'nothing that is measured uses it'
         )
         yield f'{name}: not found; {without}.'
-    if 'lesions' in settings.tasks:
+    if wanted:
         yield from _not_used(visits, number, settings)
     if number and 'longitudinal' in settings.tasks:
         yield from _not_compared(visits, number, settings)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msapp import __version__
+from msapp.cli.parser import positive
 from msapp.cli.slurm_status import (
     COMMAND,
     DONE,
@@ -24,10 +25,10 @@ from msapp.cli.slurm_status import (
     MISSING,
     PROGRAM,
     QUEUED,
+    choose_labels,
     describe,
     drop_others,
     find_group,
-    find_labels,
     find_states,
     newest_command,
     read_settings,
@@ -57,14 +58,6 @@ MAX_ARRAY_SIZE = 1001
 OWN_OPTIONS = ('participant_label', 'work_dir', 'dry_run', 'boilerplate_only')
 # The group level runs no network, and would wait for a GPU.
 GPU_OPTION = re.compile(r'--(gres|gpu|(cpus|mem|ntasks)-per-gpu|tres)|-G')
-
-
-def positive(text: str) -> int:
-    """Read a whole number of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, got {number}')
-    return number
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -172,7 +165,7 @@ def run(args: argparse.Namespace) -> int:
     for name in ('bids_dir', 'output_dir', 'image', 'work_dir'):
         if getattr(args, name) is not None:
             setattr(args, name, getattr(args, name).absolute())
-    labels = find_labels(args.bids_dir, args.participant_label)
+    labels = choose_labels(args.bids_dir, args.participant_label)
     if args.status:
         _, options = split_options(newest_command(args.bids_dir, args.output_dir))
         settings = read_settings(args.bids_dir, args.output_dir, args.options or options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shlex
 import shutil
@@ -70,7 +69,7 @@ class Submission:
         return found
 
 
-def find_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
+def choose_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
     """Return the participants (``sub-X``), sorted: those asked for, or every folder.
 
     The folders count, as in msapp; ``participants.tsv`` is only read to warn of who has none.
@@ -80,30 +79,23 @@ def find_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
     UsageError
         If there are none, or one that was asked for has no folder.
     """
-    present = sorted(path.name for path in bids_dir.glob('sub-*') if path.is_dir())
-    if not present:
+    from msapp.bids.query import find_labels, some
+    from msapp.bids.times import read_rows
+
+    labels = find_labels(bids_dir, wanted or ())
+    if not labels:
         raise UsageError(
             f'{bids_dir}: holds no sub-* folder. Give the root of a BIDS dataset, the folder '
             'that holds dataset_description.json.'
         )
     if not wanted:
-        listed = {
-            row.get('participant_id') or '' for row in read_rows(bids_dir / 'participants.tsv')
-        }
-        without = sorted(listed - {*present, ''})
+        rows = read_rows(bids_dir / 'participants.tsv')
+        without = sorted({row.get('participant_id', '') for row in rows} - {*labels, ''})
         if without:
             sys.stderr.write(
-                f'{PROGRAM}: warning: participants.tsv names {_some(without)}, without a folder '
+                f'{PROGRAM}: warning: participants.tsv names {some(without)}, without a folder '
                 f'in {bids_dir}: left out.\n'
             )
-        return present
-    labels = sorted({f'sub-{label.removeprefix("sub-")}' for label in wanted})
-    unknown = [label for label in labels if label not in present]
-    if unknown:
-        raise UsageError(
-            f'--participant-label: {_some(unknown)} not found in {bids_dir}. '
-            f'It holds {_some(present)}.'
-        )
     return labels
 
 
@@ -113,21 +105,6 @@ def drop_others(labels: Sequence[str], settings: Settings) -> list[str]:
 
     others = not_in_run(settings)
     return [label for label in labels if label not in others]
-
-
-def _some(names: Sequence[str], most: int = 8) -> str:
-    """List the first names and count the rest."""
-    rest = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(names[:most]) + rest
-
-
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a TSV file; one that is missing or broken has no rows."""
-    try:
-        with path.open(encoding='utf-8-sig', newline='') as stream:
-            return list(csv.DictReader(stream, delimiter='\t', quoting=csv.QUOTE_NONE, restval=''))
-    except (OSError, ValueError, csv.Error):
-        return []
 
 
 def find_states(settings: Settings, labels: Sequence[str]) -> list[State]:
@@ -161,6 +138,8 @@ def _newest_rows(output_dir: Path) -> dict[str, dict[str, str]]:
     A run that was refused, since another was at work on the participant, tells nothing of it; its
     row counts only where there is no other.
     """
+    from msapp.bids.times import read_rows
+
     newest: dict[str, dict[str, str]] = {}
     for path in sorted(_summaries(output_dir)):
         for row in read_rows(path):
@@ -201,9 +180,10 @@ def _state(settings: Settings, label: str, row: dict[str, str] | None, log: Path
 def _absent_numbers(settings: Settings, label: str) -> Iterator[str]:
     """Name the tables that are not there of the visits that msapp would process."""
     from msapp.bids.files import list_sessions
+    from msapp.bids.query import wanted_sessions
 
     sessions: Sequence[str | None] = list_sessions(settings.bids_dir / label)[0] or [None]
-    wanted = [f'ses-{name.removeprefix("ses-")}' for name in settings.session_label]
+    wanted = wanted_sessions(settings)
     for session in sessions:
         stem = '_'.join(filter(None, (label, session)))
         table = Path(label, session or '', 'anat', f'{stem}_desc-summary_stats.tsv')
@@ -268,6 +248,8 @@ def describe(states: Sequence[State], again: str) -> Iterator[str]:
 
 def find_submissions(output_dir: Path) -> list[Submission]:
     """Return what was submitted for an output folder, oldest first."""
+    from msapp.bids.times import read_rows
+
     found = []
     for path in sorted((output_dir / 'logs' / 'slurm').glob(f'*/{JOBS}')):
         labels = (path.parent / LABELS).read_text(encoding='utf-8').splitlines()

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msapp import __version__
-from msapp.cli.console import ensure_user
+from msapp.cli.console import ensure_user, explain
 from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError, UsageError
 
 EPILOG = """\
@@ -46,6 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MsappError as error:
         sys.stderr.write(f'msapp-train: error: {error}\n')
         return error.exit_code
+    except OSError as error:
+        known = explain(error)
+        sys.stderr.write(f'msapp-train: error: {known}\n')
+        return known.exit_code
     except KeyboardInterrupt:
         sys.stderr.write('msapp-train: interrupted. Run the same command again to go on.\n')
         return 130

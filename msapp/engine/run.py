@@ -149,6 +149,23 @@ def _check_graph(graph: Any, participants: Mapping[str, str]) -> None:
         raise InternalError(f'{graph.name}: no workflow named {", ".join(missing)} in the graph.')
 
 
+def check_plugin(use_plugin: Path, work_dir: Path) -> None:
+    """Refuse what `run_graph` would refuse, before anything is removed for a run.
+
+    Parameters
+    ----------
+    use_plugin : Path
+        Plugin file of nipype, YAML.
+    work_dir : Path
+
+    Raises
+    ------
+    UsageError
+        If the plugin, or the work folder with it, cannot be used.
+    """
+    _check_work_folder(str(work_dir), _make_plugin(use_plugin, {'n_procs': 1, 'memory_gb': 1.0}))
+
+
 def _check_work_folder(base_dir: str, plugin: Any) -> None:
     """Refuse paths that nipype's batch plugins cannot quote for the batch system."""
     if not isinstance(plugin, ResilientPlugin) and any(sign in str(base_dir) for sign in ' \'"\t'):

@@ -128,7 +128,7 @@ class LesionBank:
 
 def _read_mask(path: Path) -> np.ndarray:
     """Bring a patient's mask to the bank's grid, and to MNI's size."""
-    image = nib.load(path)
+    image = nib.as_closest_canonical(nib.load(path))
     to_bank = np.linalg.inv(AFFINE) @ RIGID_TO_MNI @ image.affine
     lesion = np.asanyarray(image.dataobj) > 0
     mask = np.zeros(SHAPE, bool)

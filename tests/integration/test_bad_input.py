@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from msapp.bids.dataset import write_description
 from msapp.cli.app import main
 
 FLAIR = 'sub-{label}/ses-1/anat/sub-{label}_ses-1_FLAIR.nii.gz'
@@ -290,6 +291,7 @@ def test_who_lacks_the_session_asked_for_keeps_the_report_of_before(
         (['--colour'], 'unrecognized arguments: --colour'),
         (['--mem', 'lots'], '"lots" is no amount of memory; try 8G or 8000M'),
         (['--nprocs', '0'], '--nprocs: Input should be greater than or equal to 1'),
+        (['--mem', '0'], 'error: --mem: Input should be greater than 0'),
         (['--tasks', 'tea'], "invalid choice: 'tea'"),
     ],
 )
@@ -345,6 +347,27 @@ def test_a_bad_filter_file_is_refused(msapp, dataset, tmp_path, content):
     )
     assert answer.code == 2
     assert f'{path}: ' in answer.text
+
+
+@pytest.mark.parametrize('flag', ['--clean-workdir', '--dry-run'])
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (None, 'cannot read the plugin file'),
+        ('plugin: SLUMR\n', 'plugin SLUMR cannot be used here'),
+        ('SLURM\n', 'needs a line such as "plugin: SLURM"'),
+    ],
+)
+def test_a_bad_plugin_file_is_refused_before_any_work(
+    msapp, dataset, tmp_path, content, message, flag
+):
+    path = tmp_path / 'plugin.yml'
+    if content is not None:
+        path.write_text(content)
+    answer = msapp(dataset, tmp_path / 'out', 'participant', '--use-plugin', path, flag)
+    assert answer.code == 2
+    assert f'{path}: {message}' in answer.text
+    assert not (tmp_path / 'out').exists()
 
 
 # --- Models and programs that are not there: 69 --------------------------------------------------
@@ -405,6 +428,33 @@ def test_a_dry_run_says_what_would_be_done_and_why_not(msapp, fast_phantom, tmp_
     assert not (tmp_path / 'out').exists()
 
 
+def test_a_dry_run_tells_only_of_the_tasks_asked_for(msapp, dataset, tmp_path):
+    path = dataset / FLAIR.format(label='01')
+    path.rename(path.with_name(path.name.replace('FLAIR', 'T1w')))
+    answer = msapp(dataset, tmp_path / 'out', 'participant', '--dry-run', '--tasks', 'longitudinal')
+    assert answer.code == 0
+    assert 'esions are' not in answer.text
+
+
+def test_a_dry_run_of_the_group_level_names_no_step_of_a_visit(msapp, dataset, tmp_path):
+    out = tmp_path / 'out'
+    assert msapp(dataset, out, 'group', '--dry-run').code == 65
+    write_description(out, dataset)
+    answer = msapp(dataset, out, 'group', '--dry-run')
+    line = f'group: would write tables and a page from the results in {out}.\n'
+    assert (answer.code, answer.text) == (0, line)
+    both = msapp(dataset, tmp_path / 'new', 'participant', 'group', '--dry-run')
+    assert both.text.startswith('sub-01: 1 visit(s)')
+    assert both.text.endswith(f'the results in {tmp_path / "new"}.\n')
+
+
+def test_the_methods_text_alone_writes_nothing(msapp, dataset, tmp_path):
+    answer = msapp(dataset, tmp_path / 'out', 'participant', '--boilerplate-only')
+    assert answer.code == 0
+    assert answer.text
+    assert not (tmp_path / 'out').exists()
+
+
 def test_folders_may_come_from_the_settings_file(msapp, dataset, tmp_path):
     path = tmp_path / 'settings.toml'
     path.write_text(
@@ -418,7 +468,7 @@ def test_folders_may_come_from_the_settings_file(msapp, dataset, tmp_path):
 def test_a_call_without_folders_says_what_is_missing(msapp):
     answer = msapp()
     assert answer.code == 2
-    assert 'missing: bids_dir, output_dir, levels' in answer.text
+    assert 'missing: bids_dir, output_dir, participant or group' in answer.text
 
 
 def test_relative_folders_are_seen_from_where_msapp_was_called(

@@ -646,6 +646,25 @@ def test_a_description_is_written_whatever_that_of_the_input_says(source, target
         assert [item['Name'] for item in written['GeneratedBy']] == ['msapp']
 
 
+@pytest.mark.parametrize(
+    ('variable', 'kind'),
+    [
+        ('NONE', 'docker'),
+        ('APPTAINER_CONTAINER', 'apptainer'),
+        ('SINGULARITY_CONTAINER', 'apptainer'),
+    ],
+)
+def test_a_description_names_what_runs_the_container(monkeypatch, variable, kind):
+    for name in ('APPTAINER_CONTAINER', 'SINGULARITY_CONTAINER'):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv('MSAPP_CONTAINER', 'msapp:1')
+    monkeypatch.setenv(variable, '/msapp.sif')
+    with Dataset() as root:
+        write_description(root.parent / 'out', root)
+        written = json.loads((root.parent / 'out' / DESCRIPTION).read_text(encoding='utf-8'))
+    assert written['GeneratedBy'][0]['Container'] == {'Type': kind, 'Tag': 'msapp:1'}
+
+
 @pytest.mark.parametrize('content', JUNK)
 def test_a_description_is_written_over_junk(content):
     with Dataset() as root:

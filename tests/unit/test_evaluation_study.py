@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import math
+import os
 import re
 import subprocess
 import sys
@@ -555,6 +557,18 @@ class TestCommand:
         output = tmp_path / 'file' / 'scores.tsv'
         assert self.run(case.prediction, case.truth, '--output', output) == 2
         assert 'cannot write' in capsys.readouterr().err
+
+    def test_a_table_on_a_file_system_that_fails(self, case, tmp_path, capsys, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+        monkeypatch.setattr('msapp.files.os.fsync', refuse)
+        output = tmp_path / 'scores.tsv'
+        assert self.run(case.prediction, case.truth, '--output', output) == 2
+        assert capsys.readouterr().err == (
+            f'msapp-evaluate: error: {output}: cannot write (Read-only file system). Choose a '
+            'folder with write permission and free space.\n'
+        )
 
     def test_its_constants_are_those_of_the_package(self):
         assert command.RULES == study.RULES

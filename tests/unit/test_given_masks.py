@@ -109,6 +109,42 @@ def test_a_broken_link_is_named(roots, tmp_path, name):
     )
 
 
+def two_volumes(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.ones((8, 8, 8, 2), np.uint8), np.diag([10.0, 10, 10, 1])), path)
+
+
+def empty(path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros((8, 8, 8), np.uint8), np.diag([10.0, 10, 10, 1])), path)
+
+
+def cut(path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 255, (32, 32, 32), np.uint8)
+    nib.save(nib.Nifti1Image(data, np.diag([2.5, 2.5, 2.5, 1])), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def move(path: Path) -> None:
+    put(path.parent, path.name, shift_mm=400)
+
+
+@pytest.mark.parametrize(
+    ('spoil', 'told'),
+    [
+        (two_volumes, 'the mask has 8 x 8 x 8 x 2 voxels; one 3-D volume is needed.'),
+        (empty, 'the mask is empty: no voxel is above 0.'),
+        (cut, 'the file is cut short or damaged'),
+        (move, 'the mask lies outside the image it is for'),
+    ],
+)
+def test_a_mask_that_cannot_be_used_is_named_when_planning(roots, tmp_path, spoil, told):
+    path = put(roots[0], MASK.replace('_desc', '_space-orig_desc'))
+    assert plan(tmp_path, roots).error is None
+    spoil(path)
+    error = plan(tmp_path, roots).error
+    assert error.startswith(f'sub-01 brain mask of --derivatives: {told}')
+    assert error.endswith(f'File: {path}')
+
+
 def test_a_folder_that_is_missing(tmp_path):
     with pytest.raises(UsageError, match=r'--derivatives .*none: no such folder'):
         find_given_masks([], [tmp_path / 'none'])

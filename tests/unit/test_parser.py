@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from msapp.cli.parser import parse
+from msapp.cli.parser import build_parser, parse
 from msapp.cli.plan import check_available
 from msapp.errors import MissingDependencyError, UsageError
-from msapp.settings import make_settings
+from msapp.settings import Settings, make_settings
 
 FOLDERS = {'bids_dir': Path('/b'), 'output_dir': Path('/o')}
 
@@ -39,7 +39,15 @@ def test_folders_and_levels_may_stand_among_flags(line, expected):
         ('/b /o participant --colour red', 'unrecognized arguments: --colour red'),
         ('/b /o --low-mem subject', '"subject" is no level of analysis'),
         ('/b --nprocs two /o participant', "argument --nprocs/--n-cpus: invalid int value: 'two'"),
-        ('/b --low-mem', 'missing: output_dir, levels'),
+        (
+            '/b --low-mem',
+            'missing: output_dir, participant or group (the level of analysis)\n',
+        ),
+        (
+            '/b /o --participant-label 01 participant',
+            'missing: participant or group (the level of analysis). --participant-label took '
+            '"participant" as one of its values: write folders and level before it\n',
+        ),
     ],
 )
 def test_a_wrong_line_ends_with_what_is_wrong(capsys, line, message):
@@ -70,6 +78,30 @@ def test_an_amount_of_memory_that_is_none_is_refused(tmp_path):
     path.write_text('mem = "lots"')
     with pytest.raises(UsageError, match=r'toml: mem: "lots" is no amount of memory; try 8G'):
         parse(['/b', '/o', 'participant', '--config-file', str(path)])
+
+
+def test_every_setting_is_named_as_in_the_help():
+    text = build_parser().format_help()
+    for name in Settings.model_fields:
+        with pytest.raises(UsageError) as caught:
+            make_settings({**FOLDERS, 'levels': ('group',), name: object()})
+        shown = str(caught.value).partition(':')[0]
+        assert shown in text or name == 'levels'
+        assert name != 'levels' or shown == 'the level of analysis (participant, group)'
+
+
+def test_a_level_of_a_settings_file_may_not_be_empty(tmp_path, capsys):
+    path = tmp_path / 'settings.toml'
+    path.write_text('levels = []\n')
+    with pytest.raises(SystemExit):
+        parse(['/b', '/o', '--config-file', str(path)])
+    assert 'missing: participant or group (the level of analysis)' in capsys.readouterr().err
+
+
+def test_samples_for_uncertainty_need_the_task_of_lesions():
+    values = {**FOLDERS, 'levels': ('participant',), 'mc_samples': 5, 'tasks': ('longitudinal',)}
+    with pytest.raises(MissingDependencyError, match='lesions, which are not among --tasks'):
+        check_available(make_settings(values))
 
 
 def test_the_group_level_needs_no_gpu_and_no_model(monkeypatch):

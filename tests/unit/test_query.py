@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from msapp.bids.files import list_images
 from msapp.bids.query import (
     Participant,
     Visit,
@@ -79,6 +80,54 @@ def used(visit: Visit) -> dict[str, str]:
 
 def sessions(participant: Participant) -> list[str | None]:
     return [visit.session for visit in participant.visits]
+
+
+class TestNames:
+    STEM = 'sub-01_ses-1'
+
+    def advice(self, dataset: Dataset, *names: str) -> dict[str, str]:
+        for name in names:
+            dataset.write(f'sub-01/ses-1/anat/{name}', '')
+        _, left_out = list_images(dataset.root, 'sub-01', 'ses-1')
+        return {text.partition(':')[0]: text[text.index('Rename') :] for text in left_out}
+
+    @pytest.mark.parametrize(
+        ('wrong', 'right'),
+        [
+            ('sub-01_ses1_ce-gadolinium_T1w.nii.gz', 'ce-gadolinium_T1w.nii.gz'),
+            ('sub-01_T2w.nii.gz', 'T2w.nii.gz'),
+            ('sub-01_ses-1_acq-3D_flair.NII.GZ', 'acq-3D_FLAIR.nii.gz'),
+        ],
+    )
+    def test_where_the_stem_or_the_case_is_wrong_the_rest_is_kept(self, dataset, wrong, right):
+        assert self.advice(dataset, wrong) == {wrong: f'Rename it, as {self.STEM}_{right}.'}
+
+    def test_an_image_of_another_participant_is_not_renamed_lightly(self, dataset):
+        name = 'sub-1_ses-1_acq-3D_run-2_FLAIR.nii'
+        right = f'{self.STEM}_acq-3D_run-2_FLAIR.nii'
+        told = f'Rename it, as {right}, if it is an image of sub-01, not of sub-1.'
+        assert self.advice(dataset, name) == {name: told}
+
+    @pytest.mark.parametrize(
+        'name',
+        ['sub-01_ses-1_FLAIR_lesionmask.nii.gz', 'subtraction_FLAIR.nii.gz', 'mask_FLAIR.nii.gz'],
+    )
+    def test_what_may_be_something_else_gets_no_name(self, dataset, name):
+        assert self.advice(dataset, name) == {
+            name: 'Rename it if it is a FLAIR image, as '
+            f'{self.STEM}[_acq-LABEL][_ce-LABEL]_FLAIR.nii.gz.'
+        }
+
+    def test_no_name_is_given_twice(self, dataset):
+        names = ('sub-1_ses-1_T1w.nii.gz', 'sub-2_ses-1_T1w.nii.gz', 'sub-2_ses-1_ce-x_T1w.nii.gz')
+        first, second, third = self.advice(dataset, *names).values()
+        assert first.startswith(f'Rename it, as {self.STEM}_T1w.nii.gz, if')
+        assert second.startswith('Rename it if it is a T1w image')
+        assert third.startswith(f'Rename it, as {self.STEM}_ce-x_T1w.nii.gz, if')
+
+    def test_the_name_of_another_image_is_never_given(self, dataset):
+        wrong, right = 'sub-01_ses1_T1w.nii.gz', f'{self.STEM}_T1w.nii.gz'
+        assert self.advice(dataset, wrong, right)[wrong].startswith('Rename it if it is')
 
 
 class TestImages:

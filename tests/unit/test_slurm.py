@@ -556,8 +556,11 @@ def test_an_output_inside_the_dataset_is_refused(site, capsys):
     assert 'lies inside the input dataset' in capsys.readouterr().err
 
 
-def test_participants_without_a_folder_are_left_out_with_a_warning(site, capsys):
-    (site.bids / 'participants.tsv').write_text('participant_id\tage\nsub-01\t30\nsub-77\t40\n')
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-16'])
+def test_participants_without_a_folder_are_left_out_with_a_warning(site, capsys, encoding):
+    (site.bids / 'participants.tsv').write_text(
+        'participant_id\tage\nsub-01\t30\nsub-77\t40\n', encoding=encoding
+    )
     assert site.call() == 0
     assert 'participants.tsv names sub-77, without a folder' in capsys.readouterr().err
     assert (site.folder / 'participants.txt').read_text().split() == list(LABELS)
