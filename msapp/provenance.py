@@ -41,6 +41,9 @@ LIBRARIES = (
 )
 MODELS_FILE = 'models.json'
 VERSIONS_FILE = 'versions.json'
+TIMINGS_FILE = 'timings.tsv'
+# Whose the steps in it are that are of no single participant.
+SHARED = 'all'
 SUMMARY_COLUMNS = (
     'participant_id',
     'status',
@@ -55,6 +58,9 @@ SUMMARY_COLUMNS = (
 NOT_AVAILABLE = 'n/a'
 # Of the SHA-256 of the code, as of those of models in tables.
 CODE_DIGITS = 12
+# What `read_runs` says of a run that left no summary.
+NOT_ENDED = 'did not end'
+NOT_ENDED_ERROR = 'it was killed, or is still at work'
 
 
 class LimitsLike(Protocol):
@@ -149,15 +155,51 @@ def code_digest() -> str:
     return found.hexdigest()
 
 
-def versions() -> dict[str, str | None]:
-    """Return the versions of Python, msapp and its libraries; None for one not installed."""
-    found: dict[str, str | None] = {'python': platform.python_version(), 'msapp': __version__}
+@cache
+def programs_digest() -> str:
+    """Return the SHA-256 of `code_digest` and the versions of `LIBRARIES`, 64 hexadecimal digits.
+
+    A result of other libraries is computed anew as well.
+    """
+    return hashlib.sha256(json.dumps([code_digest(), _libraries()]).encode()).hexdigest()
+
+
+def _libraries() -> dict[str, str | None]:
+    found: dict[str, str | None] = {}
     for name in LIBRARIES:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = None
     return found
+
+
+def versions() -> dict[str, str | None]:
+    """Return the versions of Python, msapp and its libraries, and of the code its first digits.
+
+    None stands for a library that is not installed.
+    """
+    return {
+        'python': platform.python_version(),
+        'msapp': __version__,
+        **_libraries(),
+        'code': code_digest()[:CODE_DIGITS],
+    }
+
+
+def read_versions(log_dir: Path) -> dict[str, str | None]:
+    """Return the `versions` that a run used.
+
+    Raises
+    ------
+    UsageError
+        If its record cannot be read.
+    """
+    path = log_dir / VERSIONS_FILE
+    try:
+        return dict(json.loads(path.read_text(encoding='utf-8')))
+    except (OSError, ValueError, TypeError) as error:
+        raise UsageError(f'{path}: cannot be read ({error}).') from error
 
 
 def write_run_record(
@@ -169,15 +211,13 @@ def write_run_record(
 ) -> None:
     """Write what a run is.
 
-    ``settings.toml`` (repeats the run when given to ``--config-file``), ``versions.json`` (with
-    the first digits of `code_digest`), ``command.txt``, ``limits.json``, and ``models.json``, see
-    `describe_models`.
+    ``settings.toml`` (repeats the run when given to ``--config-file``), ``versions.json``,
+    ``command.txt``, ``limits.json``, and ``models.json``, see `describe_models`.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     used = {'n_cpus': limits.n_cpus, 'memory_gb': round(limits.memory_gb, 3)}
     write_atomic(log_dir / 'settings.toml', settings.to_toml())
-    found = versions() | {'code': code_digest()[:CODE_DIGITS]}
-    write_atomic(log_dir / VERSIONS_FILE, json.dumps(found, indent=2) + '\n')
+    write_atomic(log_dir / VERSIONS_FILE, json.dumps(versions(), indent=2) + '\n')
     write_atomic(log_dir / 'command.txt', shlex.join(argv) + '\n')
     write_atomic(log_dir / 'limits.json', json.dumps(used, indent=2) + '\n')
     write_atomic(log_dir / MODELS_FILE, json.dumps(describe_models(models), indent=2) + '\n')
@@ -243,11 +283,12 @@ class Run:
     folder : Path
         Of its record, below ``logs``.
     participant, status : str
-        As in ``summary.tsv``.
+        As in ``summary.tsv``; `NOT_ENDED` where there is none.
     error : str
         Empty where there is none.
     steps, taken : int
-        How many there were to do, and how many were run or reused.
+        How many there were to do (of a run that did not end: how many are known), and how many
+        were run or reused.
     """
 
     folder: Path
@@ -260,27 +301,48 @@ class Run:
     @property
     def began(self) -> bool:
         """Whether it may have written any file of the participant."""
-        return bool(self.taken) or (self.status == 'failed' and bool(self.steps))
+        return bool(self.taken) or (self.status in ('failed', NOT_ENDED) and bool(self.steps))
 
 
 def read_runs(output_dir: Path) -> Iterator[Run]:
-    """Give every participant of every run that came to an end, the newest run first."""
-    for summary in sorted(output_dir.glob('logs/*/summary.tsv'), reverse=True):
-        with summary.open(encoding='utf-8', newline='') as stream:
-            for row in csv.DictReader(stream, delimiter='\t', quoting=csv.QUOTE_NONE, restval=''):
-                steps, run, reused = (
-                    int(text) if (text := row.get(name, '')).isdecimal() else 0
-                    for name in ('steps_total', 'steps_run', 'steps_reused')
-                )
-                error = row.get('error', '').removeprefix(NOT_AVAILABLE)
-                yield Run(
-                    summary.parent,
-                    row.get('participant_id', ''),
-                    row.get('status', ''),
-                    error,
-                    steps,
-                    run + reused,
-                )
+    """Give every participant of every run, the newest run first.
+
+    A run without ``summary.tsv`` was killed or is still at work: its participants are those of
+    whom ``timings.tsv`` has a step.
+    """
+    for folder in sorted((output_dir / 'logs').glob('*'), reverse=True):
+        if (folder / 'summary.tsv').exists():
+            yield from _read_summary(folder)
+        elif (folder / TIMINGS_FILE).exists():
+            yield from _read_timings(folder)
+
+
+def _read_summary(folder: Path) -> Iterator[Run]:
+    for row in _rows((folder / 'summary.tsv').read_text(encoding='utf-8')):
+        steps, run, reused = (
+            int(text) if (text := row.get(name, '')).isdecimal() else 0
+            for name in ('steps_total', 'steps_run', 'steps_reused')
+        )
+        error = row.get('error', '').removeprefix(NOT_AVAILABLE)
+        names = row.get('participant_id', ''), row.get('status', '')
+        yield Run(folder, *names, error, steps, run + reused)
+
+
+def _read_timings(folder: Path) -> Iterator[Run]:
+    """Give the participants of whom a step has come to an end."""
+    text = (folder / TIMINGS_FILE).read_text(encoding='utf-8', errors='replace')
+    whole = text[: text.rfind('\n') + 1]  # its last line may have been cut off
+    ended: dict[str, list[bool]] = {}
+    for row in _rows(whole):
+        if (participant := row.get('participant', '')) != SHARED:
+            ended.setdefault(participant, []).append(row.get('status') in ('done', 'reused'))
+    for participant, steps in ended.items():
+        yield Run(folder, participant, NOT_ENDED, NOT_ENDED_ERROR, len(steps), sum(steps))
+
+
+def _rows(text: str) -> Iterator[dict[str, str]]:
+    lines = text.splitlines()
+    return csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE, restval='')
 
 
 def find_run(output_dir: Path, participant: str) -> Run | None:

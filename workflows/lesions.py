@@ -291,13 +291,14 @@ def add_lesion_outputs(
     sinks.lookup(out('rows'), space='individual', desc='lesions')
     sinks.table(out('rows'), 'lesions', common)
     shown = contrasts[0]
+    finder = f"the {'network' if spec else 'baseline'} '{model['Model']}'"
     image, brain = (applied, f'outputnode.preproc_{shown}'), (applied, 'outputnode.brain_mask')
     sinks.mosaic(
         image,
         brain,
         description='lesions',
         contrast=shown,
-        title=f'{sinks.visit.name}: lesions, found by the model {model["Model"]}',
+        title=f'{sinks.visit.name}: lesions found by {finder}',
         outlined=out('mask'),
         kind='lesions',
     )
@@ -307,7 +308,7 @@ def add_lesion_outputs(
             found,
             brain,
             contrast=shown,
-            title=f'{sinks.visit.name}: how sure {model["Model"]} is of each lesion',
+            title=f'{sinks.visit.name}: how sure {finder} is of each lesion',
         )
     title = f'{sinks.participant} {sinks.visit.name}'
     sinks.viewer(image, out('mask'), brain, contrast=shown, title=title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -171,46 +172,22 @@ def add_candidate_outputs(
         'MinimumVolumeMM3': candidates.MINIMUM_MM3,
         'ComparedWith': before_name,
     }
+    save = partial(sinks.image, contrasts=('FLAIR',), since=since, metadata=method)
     for space, field in (('orig', 'mask_orig'), ('individual', 'mask')):
         if space == 'individual' or space in sinks.settings.output_spaces:
-            sinks.image(
-                out(field),
-                space=space,
-                contrasts=('FLAIR',),
-                since=since,
-                label='newcandidate',
-                desc=description,
-                suffix='mask',
-                metadata=method,
-            )
+            save(out(field), space=space, label='newcandidate', desc=description, suffix='mask')
     instances = f'candidates{description}'
-    sinks.image(
-        out('labels'),
-        space='individual',
-        contrasts=('FLAIR',),
-        since=since,
-        desc=instances,
-        suffix='dseg',
-        metadata=method,
-    )
+    save(out('labels'), space='individual', desc=instances, suffix='dseg')
     sinks.lookup(out('rows'), space='individual', desc=instances)
     sinks.table(out('rows'), 'candidates', common)
     before, now = (previous, 'outputnode.preproc_FLAIR'), (current, 'outputnode.preproc_FLAIR')
-    labels = (before_name, sinks.visit.name)
-    sinks.flicker(before, now, out('intersection'), out('mask'), labels)
-    sinks.checkerboard(
-        before,
-        now,
-        out('intersection'),
-        description='visits',
-        contrast='FLAIR',
-        labels=labels,
-    )
-    regions = out('labels'), out('rows')
-    sinks.regions(before, now, out('intersection'), regions, labels, kind='candidates')
+    shared, labels = out('intersection'), (before_name, sinks.visit.name)
+    sinks.flicker(before, now, shared, out('mask'), labels)
+    sinks.checkerboard(before, now, shared, description='visits', contrast='FLAIR', labels=labels)
+    sinks.regions(before, now, shared, (out('labels'), out('rows')), labels, kind='candidates')
     sinks.mosaic(
         now,
-        out('intersection'),
+        shared,
         description='candidatemosaic',
         contrast='FLAIR',
         title=f'{sinks.visit.name}: candidates since {before_name} (not confirmed)',

@@ -230,7 +230,8 @@ def add_new_lesion_outputs(
         brain,
         description='detectedmosaic',
         contrast='FLAIR',
-        title=f'{sinks.visit.name}: new or enlarged since {before_name}, by {spec.name}',
+        title=f'{sinks.visit.name}: new or enlarged since {before_name}, '
+        f"by the network '{spec.name}'",
         outlined=out('mask'),
         kind='new',
     )

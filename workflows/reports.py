@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import nibabel as nib
-
+from msapp.bids.nifti import open_image
 from msapp.bids.query import Participant, Visit
+from msapp.errors import InputError
 from msapp.imaging.geometry import spacing_mm
 from msapp.models.registry import models_for, with_confirming
 from msapp.provenance import versions
 from msapp.reports.participant import ParticipantReport, VisitSection, write_participant_report
 from msapp.settings import Settings
+from msapp.stats.cautions import SETTINGS, describe_settings
 from msapp.workflows import changes, lesions, longitudinal, midpoint, newlesions, session
 
+# Settings that the columns of the tables tell; the page tells them with `SETTINGS`.
+METHOD_SETTINGS = ('lesion_model', 'new_lesion_method', 'brain_extraction')
 CAUTION = 'Research software, not a medical device: no decision about a patient may rest on it.'
 
 
@@ -42,6 +45,7 @@ def write_report(
     not_done: Callable[[Sequence[Visit], int, Settings], Iterator[str]],
     errors: Sequence[str] = (),
     warnings: Sequence[str] = (),
+    made_with: Mapping[str, str | None] | None = None,
 ) -> Path:
     """Write one participant's page from the figures and tables that are on disk.
 
@@ -53,6 +57,8 @@ def write_report(
         Gives sentences about what is not done for the visit of a number.
     errors, warnings : sequence of str
         Of the run.
+    made_with : mapping, optional
+        `msapp.provenance.versions` of the run that made the files; by default those of now.
 
     Returns
     -------
@@ -72,14 +78,8 @@ def write_report(
         change_cautions=changes.cautions(settings),
         followed=changes.follows_lesions(settings),
         methods=methods_text(settings, [participant]),
-        versions={name: version for name, version in versions().items() if version},
-        settings={
-            'tasks': ', '.join(settings.tasks),
-            'lesion model': settings.lesion_model,
-            'new lesions': settings.new_lesion_method,
-            'brain extraction': settings.brain_extraction,
-            'random seed': str(settings.random_seed),
-        },
+        versions={name: text for name, text in (made_with or versions()).items() if text},
+        settings=describe_settings(dict(settings), (*METHOD_SETTINGS, *SETTINGS)),
     )
     return write_participant_report(settings.output_dir, report)
 
@@ -94,7 +94,7 @@ def _warnings(participant: Participant, settings: Settings) -> Iterator[str]:
     trained = with_confirming({task: models[task] for task in done if task in models})
     for name, spec in {spec.name: spec for spec in trained.values()}.items():
         if spec.training.synthetic_only:
-            yield f'The network {name} was trained on synthetic images alone.'
+            yield f"The network '{name}' was trained on synthetic images alone."
     if 'lesions' in settings.tasks and 'lesions' not in models:
         yield (
             'Lesions come from the classical baseline, which misses faint lesions and outlines '
@@ -103,6 +103,10 @@ def _warnings(participant: Participant, settings: Settings) -> Iterator[str]:
 
 
 def _found(contrast: str, path: Path) -> dict[str, str]:
-    """Describe one image for the report."""
-    size = ' x '.join(f'{step:.2f}' for step in spacing_mm(nib.load(path)))  # type: ignore[arg-type]
-    return {'contrast': contrast, 'file': path.name, 'voxel_size_mm': size, 'note': ''}
+    """Describe one image for the report, also one that is gone since it was processed."""
+    size, note = '', ''
+    try:
+        size = ' x '.join(f'{step:.2f}' for step in spacing_mm(open_image(path)))
+    except InputError as error:
+        note = f'Voxel size not known: {error}'
+    return {'contrast': contrast, 'file': path.name, 'voxel_size_mm': size, 'note': note}

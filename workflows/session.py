@@ -183,6 +183,28 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
         ),
         name='outputnode',
     )
+    masks, noise = _add_masks(workflow, inputnode, outputnode, taken, visit.reference)
+    prepared = {
+        contrast: _add_contrast(workflow, inputnode, outputnode, masks, contrast, visit.reference)
+        for contrast in visit.images
+    }
+    reference = prepared[visit.reference]
+    workflow.connect(reference, 'out_file', noise, 'reference')
+    for contrast in others:
+        alignment = _add_alignment(workflow, reference, prepared[contrast], contrast)
+        workflow.connect(masks, 'individual', alignment, 'brain_mask')
+        workflow.connect(alignment, 'measures', outputnode, f'alignment_{contrast}')
+    return workflow
+
+
+def _add_masks(
+    workflow: pe.Workflow,
+    inputnode: pe.Node,
+    outputnode: pe.Node,
+    taken: tuple[str, ...],
+    reference: str,
+) -> tuple[pe.Node, pe.Node]:
+    """Add the nodes that bring masks into both spaces and that measure noise; return both."""
     masks = make_node(imaging.BrainMasks(), 'brain_masks')
     noise = make_node(MeasureNoise(), 'noise')
     workflow.connect(
@@ -192,7 +214,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
                 masks,
                 [
                     *((name, name) for name in taken),
-                    (f'n4_{visit.reference}', 'reference'),
+                    (f'n4_{reference}', 'reference'),
                     ('to_individual', 'to_individual'),
                 ],
             ),
@@ -212,17 +234,7 @@ def init_visit_apply_wf(*, visit: Visit, settings: Settings) -> pe.Workflow:
             ),
         ]
     )
-    prepared = {
-        contrast: _add_contrast(workflow, inputnode, outputnode, masks, contrast, visit.reference)
-        for contrast in visit.images
-    }
-    reference = prepared[visit.reference]
-    workflow.connect(reference, 'out_file', noise, 'reference')
-    for contrast in others:
-        alignment = _add_alignment(workflow, reference, prepared[contrast], contrast)
-        workflow.connect(masks, 'individual', alignment, 'brain_mask')
-        workflow.connect(alignment, 'measures', outputnode, f'alignment_{contrast}')
-    return workflow
+    return masks, noise
 
 
 def _add_alignment(
@@ -367,5 +379,5 @@ def _add_zones(out: Callable[[str], tuple[Any, str]], sinks: VisitSinks, spec: M
         out('zones'),
         out('brain_mask'),
         contrast=reference,
-        title=f'{sinks.visit.name}: zones by {spec.name} on {reference}',
+        title=f"{sinks.visit.name}: zones by the network '{spec.name}' on {reference}",
     )

@@ -328,10 +328,24 @@ def mask_on_grid(
 ) -> np.ndarray:
     """Bring a brain probability onto a grid and make it one closed mask.
 
+    Parameters
+    ----------
+    brain : nibabel.Nifti1Image
+        Probability, 0 to 1.
+    grid : nibabel image
+        Gives shape and affine of the result.
+    transform : (4, 4) ndarray, optional
+        World of ``grid`` (RAS, mm) to world of ``brain``; identity by default.
+
     Returns
     -------
     (I, J, K) ndarray of bool
         The largest component at one half or more, holes filled.
+
+    Raises
+    ------
+    InputError
+        If no voxel has one half.
     """
     mask = geometry.resample(brain, grid, transform) >= 0.5
     labels, count = ndimage.label(mask)

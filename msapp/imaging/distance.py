@@ -77,6 +77,23 @@ def erode_mm(
     Voxels of the mask within ``radius_mm`` of a voxel outside (centre to centre) are removed; what
     lies beyond the array counts as outside.
 
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+    radius_mm : float
+        Distance to shrink by, mm.
+    spacing_mm : tuple of float
+        Voxel size, mm.
+
+    Returns
+    -------
+    (I, J, K) ndarray of bool
+
+    Raises
+    ------
+    ValueError
+        If ``radius_mm`` is negative.
+
     Examples
     --------
     >>> erode_mm(np.ones((5, 1, 1), bool), 1.0, (1.0, 3.0, 3.0)).ravel().tolist()
@@ -93,6 +110,23 @@ def dilate_mm(
     mask: np.ndarray, radius_mm: float, spacing_mm: tuple[float, float, float]
 ) -> np.ndarray:
     """Grow a mask by a distance in millimetres, whatever the voxel shape.
+
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+    radius_mm : float
+        Distance to grow by, mm, measured from voxel centre to voxel centre.
+    spacing_mm : tuple of float
+        Voxel size, mm.
+
+    Returns
+    -------
+    (I, J, K) ndarray of bool
+
+    Raises
+    ------
+    ValueError
+        If ``radius_mm`` is negative.
 
     Examples
     --------
@@ -115,6 +149,23 @@ def open_mm(
     Along axes whose voxels are larger than ``radius_mm`` nothing is eroded, so that one slice
     thick regions survive.
 
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+    radius_mm : float
+        Distance to erode and dilate by, mm.
+    spacing_mm : tuple of float
+        Voxel size, mm.
+
+    Returns
+    -------
+    (I, J, K) ndarray of bool
+
+    Raises
+    ------
+    ValueError
+        If ``radius_mm`` is negative.
+
     Examples
     --------
     >>> open_mm(np.array([1, 0, 1, 1, 1, 0], bool).reshape(6, 1, 1), 1.0, (1., 5., 5.)).ravel()
@@ -126,6 +177,23 @@ def open_mm(
 
 def ball_mm(radius_mm: float, spacing_mm: tuple[float, float, float]) -> np.ndarray:
     """Return the voxels within a distance of a centre voxel, as a structuring element.
+
+    Parameters
+    ----------
+    radius_mm : float
+        Distance, mm, measured from voxel centre to voxel centre.
+    spacing_mm : tuple of float
+        Voxel size, mm.
+
+    Returns
+    -------
+    (2 R_i + 1, 2 R_j + 1, 2 R_k + 1) ndarray of bool
+        ``R`` is the number of voxels that the distance reaches along each axis.
+
+    Raises
+    ------
+    ValueError
+        If ``radius_mm`` is negative.
 
     Examples
     --------

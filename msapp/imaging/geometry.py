@@ -19,6 +19,9 @@ LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 # What sform and qform of one image may be apart, mm: the quaternion, in 32 bits, loses up to
 # 3e-4 rad near half a turn.
 SAME_PLACE_MM = 0.2
+# What voxels of one grid may be apart, mm: numbers of 32 bits are off by 0.0001 mm over a head, and
+# numbers that a program rounds to 1e-5 of their size by up to 0.007 mm.
+SAME_GRID_MM = 0.01
 
 # The grid of MNI152NLin2009aSym at 1 mm, as the template inside nilearn has it.
 MNI_SHAPE = (197, 233, 189)
@@ -52,10 +55,17 @@ def voxel_volume_mm3(image: nib.spatialimages.SpatialImage) -> float:
 def same_grid(
     first: nib.spatialimages.SpatialImage, second: nib.spatialimages.SpatialImage
 ) -> bool:
-    """Tell whether two images share shape and affine (within 1 um)."""
-    return first.shape[:3] == second.shape[:3] and np.allclose(
-        first.affine, second.affine, atol=1e-3
-    )
+    """Tell whether two images have the same shape, and no voxel lies `SAME_GRID_MM` apart."""
+    if first.shape[:3] != second.shape[:3]:
+        return False
+    apart_mm = displacement_mm(first.affine, second.affine, _corners(first.shape))
+    return bool((apart_mm < SAME_GRID_MM).all())
+
+
+def _corners(shape: Sequence[int], beyond: float = 0.0) -> np.ndarray:
+    """Return the centres of a grid's corner voxels, or points ``beyond`` them, (8, 3), voxels."""
+    ends = [(-beyond, n - 1 + beyond) for n in shape[:3]]
+    return np.array(np.meshgrid(*ends)).reshape(3, -1).T
 
 
 def like(data: np.ndarray, grid: nib.spatialimages.SpatialImage) -> nib.Nifti1Image:
@@ -71,8 +81,7 @@ def like(data: np.ndarray, grid: nib.spatialimages.SpatialImage) -> nib.Nifti1Im
     image = nib.Nifti1Image(data, grid.affine)
     image.header.set_xyzt_units('mm')
     image.set_qform(grid.affine, 'aligned')
-    corners = np.array(np.meshgrid(*[(0, n - 1) for n in data.shape[:3]])).reshape(3, -1).T
-    if displacement_mm(image.get_qform(), grid.affine, corners).max() > SAME_PLACE_MM:
+    if displacement_mm(image.get_qform(), grid.affine, _corners(data.shape)).max() > SAME_PLACE_MM:
         image.set_qform(grid.affine, 'unknown')
     return image
 
@@ -213,12 +222,6 @@ def mean_rigid(matrices: Sequence[np.ndarray], *, tolerance: float = 1e-10) -> n
     return mean
 
 
-def rigid_size(matrix: np.ndarray) -> tuple[float, float]:
-    """Return how far a rigid map moves the origin (mm) and turns (degrees)."""
-    cosine = np.clip((np.trace(matrix[:3, :3]) - 1) / 2, -1, 1)
-    return float(np.linalg.norm(matrix[:3, 3])), float(np.degrees(np.arccos(cosine)))
-
-
 def displacement_mm(first: np.ndarray, second: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Return the distance between where two maps take the same points.
 
@@ -294,8 +297,7 @@ def isotropic_grid(
     margin_mm : float
         How far the grid reaches beyond the field of view on every side, mm.
     """
-    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in image.shape[:3]])).reshape(3, -1).T
-    world = nib.affines.apply_affine(image.affine, corners)
+    world = nib.affines.apply_affine(image.affine, _corners(image.shape, 0.5))
     low, high = world.min(axis=0) - margin_mm, world.max(axis=0) + margin_mm
     shape = np.ceil((high - low) / voxel_mm - 1e-6).astype(int)
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])

@@ -45,6 +45,11 @@ def correct_bias(
     nibabel.Nifti1Image
         float32 on the same grid; the field is scaled to 1 on average over the head.
 
+    Raises
+    ------
+    InputError
+        If no voxel is above zero.
+
     References
     ----------
     N. J. Tustison et al., IEEE TMI 29:1310, 2010.
@@ -188,6 +193,11 @@ def normalize(data: np.ndarray, white_matter: np.ndarray) -> np.ndarray:
     Returns
     -------
     (I, J, K) ndarray of float32
+
+    Raises
+    ------
+    InputError
+        If the image is 0 in all white matter, or there is none.
     """
     values = data[white_matter]
     seen = values[values > 0]
@@ -250,6 +260,11 @@ def discretize(
     Returns
     -------
     (I, J, K) ndarray of uint8
+
+    Raises
+    ------
+    ValueError
+        If ``high`` does not exceed ``low``.
 
     Examples
     --------

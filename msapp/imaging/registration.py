@@ -49,10 +49,21 @@ def scratch_prefix(seed: int) -> Iterator[str]:
 def coarse(image: nib.spatialimages.SpatialImage, voxel_mm: float) -> nib.Nifti1Image:
     """Resample an image to cubic voxels for registration, smoothed against aliasing, clipped.
 
+    Parameters
+    ----------
+    image : nibabel image, 3-D
+    voxel_mm : float
+        Edge of a new voxel, mm.
+
     Returns
     -------
     nibabel.Nifti1Image
         float32, RAS, clipped to [0, 99.5th percentile of the non-zero voxels].
+
+    Raises
+    ------
+    InputError
+        If no voxel is above zero.
     """
     data = np.asanyarray(image.dataobj, dtype=np.float32)
     spacing = np.asarray(geometry.spacing_mm(image))

@@ -11,7 +11,7 @@ from nipype.interfaces import base
 from nipype.interfaces.base import SimpleInterface, TraitedSpec, traits
 
 from msapp.imaging import geometry
-from msapp.provenance import code_digest
+from msapp.provenance import programs_digest
 
 __all__ = ['InterfaceInputSpec', 'NetworkInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
 
@@ -19,7 +19,9 @@ __all__ = ['InterfaceInputSpec', 'NetworkInterfaceInputSpec', 'NodeInterface', '
 class InterfaceInputSpec(base.BaseInterfaceInputSpec):
     """Inputs of every step: the code it runs is one of them, else old results would be reused."""
 
-    code = traits.Str(code_digest(), usedefault=True, desc='digest of all code of msapp')
+    code = traits.Str(
+        programs_digest(), usedefault=True, desc='digest of all code of msapp, and of its libraries'
+    )
 
 
 class NetworkInterfaceInputSpec(InterfaceInputSpec):

@@ -249,8 +249,6 @@ class _FindCandidatesOutput(TraitedSpec):
     mask = File(exists=True)
     labels = File(exists=True)
     intersection = File(exists=True)
-    previous = File(exists=True, desc='matched to the current visit, individual space')
-    current = File(exists=True, desc='individual space')
     rows = traits.List(traits.Dict())
     measures = traits.Dict()
 
@@ -287,8 +285,6 @@ class FindCandidates(NodeInterface):
             'mask': save(found.labels > 0, grid, folder / 'candidates.nii.gz'),
             'labels': save(found.labels, grid, folder / 'labels.nii.gz'),
             'intersection': save(mask, grid, folder / 'intersection.nii.gz'),
-            'previous': save(found.previous, grid, folder / 'previous.nii'),
-            'current': save(current, grid, folder / 'current.nii'),
             'rows': rows,
             'measures': {
                 'candidate_count': len(rows),

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from msapp.reports.doubts import find_doubts
-from msapp.reports.html import encode_png, heading, unit, write_page
+from msapp.reports.html import count, encode_png, heading, show, unit, write_page
 from msapp.reports.plots import ALERT, DATA, GREY, light_figure, to_png
 from msapp.stats.columns import VISITS
 from msapp.stats.tables import GroupTables
@@ -187,7 +187,7 @@ def _load_plot(visits: pd.DataFrame) -> Plot:
     title = 'Lesion volume over time'
     table = visits.assign(days=days_since_first(visits)).dropna(subset=['lesion_volume_ml'])
     if len(table) < 2:
-        return Plot(title, f'{_count(len(table), "visit")} with a lesion volume: nothing to plot.')
+        return Plot(title, f'{count(len(table), "visit")} with a lesion volume: nothing to plot.')
     dated = table.dropna(subset=['days'])
     undated = len(table) - len(dated)
     if dated.empty:
@@ -214,7 +214,7 @@ def _load_plot(visits: pd.DataFrame) -> Plot:
     caption = 'One line a participant, one dot a visit. Sudden jumps are more often a failed '
     caption += 'brain mask or alignment than disease: open the report of that participant.'
     if undated:
-        caption += f' {_count(undated, "visit")} without a date or an interval not shown.'
+        caption += f' {count(undated, "visit")} without a date or an interval not shown.'
     return Plot(title, caption, _draw(7, 4, paint))
 
 
@@ -226,7 +226,7 @@ def _candidate_plot(visits: pd.DataFrame) -> Plot:
         return Plot(title, 'No pair of visits was compared.')
     counts = table['candidate_count']
     summary = (
-        f'{_count(len(table), "pair")} of visits; candidates: median {counts.median():g}, '
+        f'{count(len(table), "pair")} of visits; candidates: median {counts.median():g}, '
         f'range {counts.min():g} to {counts.max():g}. Candidates are not confirmed new lesions.'
     )
     from matplotlib.ticker import MaxNLocator
@@ -246,7 +246,7 @@ def _candidate_plot(visits: pd.DataFrame) -> Plot:
 
     undated = len(table) - len(dated)
     if undated:
-        summary += f' {_count(undated, "pair")} without an interval not shown.'
+        summary += f' {count(undated, "pair")} without an interval not shown.'
     return Plot(title, summary, _draw(7, 4, paint))
 
 
@@ -258,10 +258,10 @@ def _strip_plot(visits: pd.DataFrame, measure: str) -> Plot | None:
     title = heading(measure) + (f' ({unit(VISITS, measure)})' if unit(VISITS, measure) else '')
     n = len(table)
     if n < FEWEST_FOR_OUTLIERS:
-        values = ', '.join(f'{value:.4g}' for value in table[measure])
+        values = ', '.join(show(value, measure) for value in table[measure])
         return Plot(
             title,
-            f'{_count(n, "value")} ({values}): too few to call an outlier, at least '
+            f'{count(n, "value")} ({values}): too few to call an outlier, at least '
             f'{FEWEST_FOR_OUTLIERS} are needed.',
         )
     values = table[measure].to_numpy(float)
@@ -294,7 +294,7 @@ def _strip_plot(visits: pd.DataFrame, measure: str) -> Plot | None:
     if np.median(np.abs(values - np.median(values))) == 0:
         caption += 'More than half of the values are the same, so outliers cannot be judged.'
     elif far.any():
-        caption += f'{_count(int(far.sum()), "outlier")} (red): look at the figures before use.'
+        caption += f'{count(int(far.sum()), "outlier")} (red): look at the figures before use.'
     else:
         caption += 'No outlier.'
     return Plot(title, caption, _draw(5.5, 1.9, paint))
@@ -305,10 +305,6 @@ def _name(row: pd.Series) -> str:
     return (
         f'{row["participant_id"]} {session}' if isinstance(session, str) else row['participant_id']
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def _rows(output_dir: Path, visits: pd.DataFrame) -> list[VisitRow]:
@@ -334,7 +330,7 @@ def _totals(visits: pd.DataFrame) -> Iterator[str]:
     """Say how many there are of what was counted, and in how many visits or pairs of visits."""
     for column, what, without, noun in COUNTS:
         values = visits[column].dropna()
-        n = _count(len(values), noun)
+        n = count(len(values), noun)
         yield f'{what}: {int(values.sum())} (n = {n})' if len(values) else without
 
 

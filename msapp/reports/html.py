@@ -32,19 +32,40 @@ HEADINGS = {
 }
 
 
-def show(value: Any) -> str:
+def count(number: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    Examples
+    --------
+    >>> count(1, 'visit'), count(0, 'visit')
+    ('1 visit', '0 visits')
+    """
+    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
+
+
+def show(value: Any, name: str = '') -> str:
     """Return a value as a reader wants it: short numbers, ``not measured`` for what is missing.
+
+    Parameters
+    ----------
+    value : Any
+    name : str
+        Of its column: an alignment, of which wrong ones differ by a hundredth, has four decimals.
 
     Examples
     --------
     >>> [show(v) for v in (None, 'n/a', 3.0, 0.123456, 1402.34, -12.345, 'FLAIR')]
     ['not measured', 'not measured', '3', '0.123', '1402.3', '-12.3', 'FLAIR']
+    >>> show(1.0146, 'mni_alignment')
+    '1.0146'
     """
     cell = format_cell(value)
     if cell == MISSING:
         return NOT_MEASURED
     if not isinstance(value, float):
         return cell
+    if name.endswith('_alignment'):
+        return f'{value:.4f}'
     if value == int(value):
         return str(int(value))
     decimals = 1 if abs(value) >= 10 else max(0, 2 - math.floor(math.log10(abs(value))))

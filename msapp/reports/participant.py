@@ -16,7 +16,7 @@ import numpy as np
 
 from msapp.lesions.dissemination import HEADING, NOT_MEASURED
 from msapp.reports.doubts import find_doubts
-from msapp.reports.html import write_page
+from msapp.reports.html import count, write_page
 from msapp.reports.views import FigureView, Files, TableView, common_note, either, if_made, present
 from msapp.stats.change_columns import (
     CANDIDATES,
@@ -321,18 +321,14 @@ def _verdict(report: ParticipantReport, visits: Sequence[VisitView]) -> tuple[st
     """Return the class and the sentence of the line at the top."""
     unmeasured = [visit.name for visit in visits if visit.summary is None]
     if report.errors:
-        return 'bad', f'Not complete: {_count(len(report.errors), "error")}. Results are partial.'
+        return 'bad', f'Not complete: {count(len(report.errors), "error")}. Results are partial.'
     if unmeasured:
         return 'bad', f'Not complete: no measures for {", ".join(unmeasured)}.'
     if not visits:
         return 'bad', 'Not complete: no visit was processed.'
     if report.warnings:
-        return 'fair', f'Complete, with {_count(len(report.warnings), "warning")} to read first.'
+        return 'fair', f'Complete, with {count(len(report.warnings), "warning")} to read first.'
     return 'good', 'Complete, without a warning. Check the figures before using the numbers.'
-
-
-def _count(number: int, noun: str) -> str:
-    return f'{number} {noun}' if number == 1 else f'{number} {noun}s'
 
 
 def write_participant_report(output_dir: Path, report: ParticipantReport) -> Path:

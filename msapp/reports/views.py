@@ -34,7 +34,8 @@ CAPTIONS = {
     'before': 'Lesions that appear or grow blink; anatomy that stands still is well aligned. '
     'Distrust the candidates where the whole head moves or its brightness jumps.',
     'changemap': 'Lesions outlined by what became of them, on this visit; resolved ones where the '
-    'visit before shows them. Believe a change only if you see it in both pictures above.',
+    'visit before shows them. Believe a change only if you see it where both visits '
+    'alternate, under "Before and after" below.',
     'newlesions': 'Each pair shows the visit before and this one in the same window, aligned. '
     'Believe a new lesion only if it is bright now and was not before, and if its surroundings '
     'agree. One that touches old lesions is part of theirs (merged, enlarged), and not among '

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,13 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from msapp.errors import UsageError
-from msapp.provenance import VERSIONS_FILE, find_unfinished, read_runs
+from msapp.provenance import find_unfinished, read_runs, read_versions
 from msapp.settings import Settings, load_toml
 
 # Columns of `msapp.stats.columns.VISITS` that must be the same for all visits of a study.
 METHODS = ('brain_extraction', 'lesion_model', 'detected_new_model')
-# Settings that change numbers and that no column tells; those left out change none.
+# Settings that change numbers and that no column tells; those left out change none. A
+# participant's page tells them, too.
 SETTINGS = ('tasks', 'flips', 'mc_samples', 'random_seed', 'bids_filter_file', 'derivatives')
 AGAIN = 'Run msapp again at participant level'
 MOST_NAMED = 8
@@ -116,15 +116,26 @@ def _read_record(folder: Path) -> _Record:
     """Read what changes numbers; a record that cannot be read is of all sessions, and empty."""
     try:
         given = load_toml(folder / 'settings.toml')
-        versions = json.loads((folder / VERSIONS_FILE).read_text(encoding='utf-8'))
+        versions = read_versions(folder)
         code = ' '.join(filter(None, (versions['msapp'], versions.get('code'))))
-    except (UsageError, OSError, ValueError, KeyError, TypeError):
+    except (UsageError, KeyError, TypeError):
         return _Record(set(), {})
-    settings = {
-        f'--{name.replace("_", "-")}': _text(given.get(name, Settings.model_fields[name].default))
-        for name in ('sloppy', *SETTINGS)
-    }
+    settings = describe_settings(given, ('sloppy', *SETTINGS))
     return _Record(with_prefix('ses', given.get('session_label', ())), settings | {'msapp': code})
+
+
+def describe_settings(given: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """Return settings in words, by their flags; those not given have their default.
+
+    Examples
+    --------
+    >>> describe_settings({'flips': True}, ('flips', 'mc_samples'))
+    {'--flips': 'yes', '--mc-samples': '0'}
+    """
+    return {
+        f'--{name.replace("_", "-")}': _text(given.get(name, Settings.model_fields[name].default))
+        for name in names
+    }
 
 
 def _text(value: Any) -> str:

@@ -122,6 +122,22 @@ def test_a_visit_is_of_the_newest_run_that_took_its_session(tmp_path):
     assert problems(tmp_path) == ()
 
 
+@pytest.mark.parametrize('killed_sloppy', [True, False])
+def test_a_run_that_was_killed_counts_as_the_one_that_made_the_files(tmp_path, killed_sloppy):
+    visit(tmp_path, 'sub-01')
+    record(tmp_path, '1', 'sub-01', sloppy=not killed_sloppy)
+    folder = record(tmp_path, '2', sloppy=killed_sloppy)
+    (folder / 'summary.tsv').unlink()
+    steps = 'participant\tstep\tstatus\nsub-01\tn4\tdone\n'
+    (folder / 'timings.tsv').write_text(steps, encoding='utf-8')
+    found = problems(tmp_path)
+    assert found[-1] == (
+        'sub-01: its last run did not end well (it was killed, or is still at work). Numbers of it '
+        'here are of an earlier run, or not all there.'
+    )
+    assert any(problem.startswith('--sloppy: 1 of 1') for problem in found) == killed_sloppy
+
+
 @pytest.mark.parametrize('damage', ['settings.toml', 'versions.json', None])
 def test_visits_whose_run_is_not_known_are_counted(tmp_path, damage):
     for label in ('sub-01', 'sub-02'):

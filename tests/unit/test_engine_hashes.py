@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 
 import nibabel as nib
 import numpy as np
+import pytest
 from nipype.interfaces.base import specs
 from nipype.pipeline import engine as pe
 
@@ -13,7 +15,7 @@ from msapp import provenance
 from msapp.engine.run import _each_file_hashed_once
 from msapp.interfaces.imaging import CorrectBias
 from msapp.interfaces.outputs import SaveTransform
-from msapp.provenance import code_digest
+from msapp.provenance import code_digest, programs_digest
 
 
 def test_a_file_is_read_once_while_it_stays_the_same(tmp_path, monkeypatch):
@@ -73,7 +75,7 @@ def test_a_step_runs_again_with_other_code(tmp_path):
     hashes = [CorrectBias(in_file=str(mask)).inputs.get_hashval()[1] for _ in range(2)]
     hashes.append(CorrectBias(in_file=str(mask), code='other').inputs.get_hashval()[1])
     assert hashes[0] == hashes[1] != hashes[2]
-    assert CorrectBias().inputs.code == code_digest()
+    assert CorrectBias().inputs.code == programs_digest()
 
 
 def test_the_digest_of_the_code_covers_workflows_and_models(tmp_path, monkeypatch):
@@ -90,3 +92,21 @@ def test_the_digest_of_the_code_covers_workflows_and_models(tmp_path, monkeypatc
             seen.add(code_digest())
     assert len(seen) == 4
     code_digest.cache_clear()
+
+
+@pytest.mark.parametrize('library', ['antspyx', 'torch'])
+def test_the_digest_of_a_step_changes_with_a_library(monkeypatch, library):
+    """Else an upgrade in the same work folder would reuse all results under new versions."""
+    before, read = programs_digest(), []
+    plain = metadata.version
+
+    def upgraded(name):
+        read.append(name)
+        return '99' if name == library else plain(name)
+
+    monkeypatch.setattr(metadata, 'version', upgraded)
+    assert programs_digest() == before
+    assert not read, 'it is found once a process'
+    programs_digest.cache_clear()
+    assert programs_digest() != before
+    programs_digest.cache_clear()

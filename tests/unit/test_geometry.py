@@ -171,11 +171,6 @@ def test_the_mean_does_not_depend_on_the_order():
     np.testing.assert_allclose(first, second, atol=1e-8)
 
 
-def test_rigid_size_is_the_length_of_the_shift_and_the_angle():
-    assert geometry.rigid_size(rigid((0, 0, 30), (0, 3, 4))) == pytest.approx((5.0, 30.0))
-    assert geometry.rigid_size(np.eye(4)) == (0.0, 0.0)
-
-
 def test_displacement_is_a_chord():
     points = np.array([[0.0, 0, 0], [50, 0, 0], [0, 50, 20]])
     moved = geometry.displacement_mm(np.eye(4), rigid((0, 0, 10)), points)
@@ -308,10 +303,41 @@ def test_like_has_the_grid_and_no_wider_type_than_needed():
 
 def test_grids_differ_by_shape_and_by_place():
     grid = nib.Nifti1Image(np.zeros((2, 3, 4)), np.eye(4))
-    moved = nib.Nifti1Image(np.zeros((2, 3, 4)), rigid(shift_mm=(0, 0, 0.01)))
+    moved = nib.Nifti1Image(np.zeros((2, 3, 4)), rigid(shift_mm=(0, 0, 0.02)))
     longer = nib.Nifti1Image(np.zeros((2, 3, 5)), np.eye(4))
     assert not geometry.same_grid(grid, moved)
     assert not geometry.same_grid(grid, longer)
+
+
+def grid_of(affine) -> nib.Nifti1Image:
+    return nib.Nifti1Image(np.zeros((256, 256, 176), np.uint8), affine)
+
+
+@pytest.mark.parametrize(
+    ('first', 'second'),
+    [
+        (affine_of(origin=(8000, 0, 0)), affine_of(origin=(8000.08, 0, 0))),
+        (np.eye(4), affine_of((1.001, 1, 1))),
+    ],
+    ids=['far from the origin', 'at the far end'],
+)
+def test_grids_are_told_apart_wherever_they_part(first, second):
+    assert not geometry.same_grid(grid_of(first), grid_of(second))
+
+
+@pytest.mark.parametrize('origin', [(-98, -134, -72), (900, -700, 1500)])
+def test_a_grid_is_the_same_after_it_was_written(tmp_path: Path, origin):
+    """Headers hold 32-bit numbers."""
+    grid = grid_of(affine_of((0.9, 1.1, 1.0), (12, -7, 25), origin))
+    nib.save(grid, tmp_path / 'grid.nii')
+    assert geometry.same_grid(grid, nib.load(tmp_path / 'grid.nii'))
+    assert not np.array_equal(grid.affine, nib.load(tmp_path / 'grid.nii').affine)
+
+
+def test_a_grid_is_the_same_where_a_program_rounds_its_numbers():
+    grid = grid_of(affine_of((0.9, 1.1, 1.0), (12, -7, 25), (-98, -134, -72)))
+    signs = np.random.default_rng(0).choice([-1, 1], (4, 4))
+    assert geometry.same_grid(grid, grid_of(grid.affine * (1 + 1e-5 * signs)))
 
 
 def test_voxel_volume_of_an_oblique_grid():

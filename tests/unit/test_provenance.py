@@ -16,7 +16,14 @@ from msapp.engine.record import MORE_MEMORY, explain, step_label
 from msapp.errors import StorageError, UsageError
 from msapp.files import write_atomic
 from msapp.logs import close_logging, setup_logging
-from msapp.provenance import find_run, find_unfinished, sha256_file, write_run_record, write_summary
+from msapp.provenance import (
+    find_run,
+    find_unfinished,
+    read_runs,
+    sha256_file,
+    write_run_record,
+    write_summary,
+)
 from msapp.resources import Limits
 from msapp.settings import Settings, load_toml, make_settings
 
@@ -81,6 +88,26 @@ def test_who_did_not_end_well_is_known_by_the_last_run(tmp_path, second, expecte
     assert find_unfinished(tmp_path) == expected
 
 
+def write_timings(folder, text):
+    folder.mkdir(parents=True)
+    (folder / 'timings.tsv').write_text(f'participant\tstep\tstatus\n{text}', encoding='utf-8')
+
+
+def test_a_run_that_was_killed_is_known_by_the_steps_it_wrote(tmp_path):
+    logs = tmp_path / 'logs'
+    for label in ('sub-01', 'sub-02'):
+        write_summary(logs / f'1-{label}', [Result(label, status='done', error=None)])
+    write_timings(logs / '2', 'all\tx\tdone\nsub-01\tn4\tdone\nsub-01\tmask\tfailed\nsub-02\tn4')
+    assert find_run(tmp_path, 'sub-01').folder.name == '2'
+    assert find_run(tmp_path, 'sub-02').folder.name == '1-sub-02', 'a line cut off tells nothing'
+    assert find_unfinished(tmp_path) == {'sub-01': 'it was killed, or is still at work'}
+    newest = next(read_runs(tmp_path))
+    assert (newest.participant, newest.status) == ('sub-01', 'did not end')
+    assert (newest.steps, newest.taken) == (2, 1)
+    write_summary(logs / '3', [Result(status='done', error=None)])
+    assert find_unfinished(tmp_path) == {}
+
+
 def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
     settings = Settings(bids_dir='/bids', output_dir='/out', levels=('participant',), mc_samples=5)
     argv = ['msapp', '/my bids', '/out', 'participant']
@@ -129,6 +156,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
         write_atomic(path, 'new \ud800')
     assert path.read_text() == 'old'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_names_the_file_and_not_the_temporary_one(tmp_path):
+    path = tmp_path / 'file.txt'
+    path.mkdir()
+    with pytest.raises(OSError, match='directory') as caught:
+        write_atomic(path, 'new')
+    assert caught.value.filename == str(path)
 
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(tmp_path):

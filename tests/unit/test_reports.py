@@ -131,6 +131,39 @@ def test_missing_measures_read_not_measured_and_candidates_not_confirmed(tmp_pat
     assert 'Complete, without a warning' in page
 
 
+def told(page, name):
+    """Return the cells of a row of the summary of the visits."""
+    line = re.search(rf'<tr><th scope="row"[^>]*>{name}( <|</th>).*?</tr>', page, re.S)[0]
+    return re.findall(r'<td[^>]*>([^<]*)</td>', line)
+
+
+def test_words_that_a_visit_has_not_are_no_measure(tmp_path):
+    summary(tmp_path, 'sub-01', 'ses-1', lesion_contrasts='FLAIR,T1w', mni_alignment=1.0146)
+    summary(
+        tmp_path,
+        'sub-01',
+        'ses-2',
+        lesion_contrasts='FLAIR',
+        lesion_contrasts_left_out='T1w',
+        since_session='ses-1',
+    )
+    summary(tmp_path, 'sub-01', 'ses-3')
+    page = page_of(tmp_path, visits=tuple(VisitSection(name, None) for name in '1234'))
+    assert told(page, 'scan time') == ['–', '–', '–', 'not made']
+    assert told(page, 'compared with') == ['–', 'ses-1', '–', 'not made']
+    assert told(page, 'lesion contrasts left out') == ['none', 'T1w', '–', 'not made']
+    assert told(page, 'lesion count') == ['not measured'] * 3 + ['not made']
+    # Its limit is 1.015.
+    assert told(page, 'MNI alignment')[:2] == ['1.0146', 'not measured']
+    group = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
+    shown = group[group.index('id="visits"') :]
+    line = re.search(r'<tr>.*?ses-1</td>.*?</tr>', shown, re.S)[0]
+    cells = re.findall(r'<td[^>]*>([^<]*)</td>', line)
+    assert cells[2:5] == ['–', '–', 'not measured'], 'scan time, contrasts, interval'
+    assert '1.0146' in cells
+    assert '1 value (1.0146): too few' in group
+
+
 @pytest.mark.parametrize(
     ('measures', 'words'),
     [
@@ -207,6 +240,19 @@ def test_new_and_resolved_lesions_come_first_and_stable_ones_are_folded_away(tmp
     assert shown.index('1 stable lesion</summary>') < shown.index('>stable</td>')
     assert 'sub-01_ses-2_desc-newlesions_FLAIR.png' in shown
     assert 'Candidates since' not in shown
+
+
+def test_the_caption_of_the_changes_names_a_picture_that_follows(tmp_path):
+    folder, keys = summary(
+        tmp_path, 'sub-01', 'ses-2', lesions_since_session='ses-1', since_session='ses-1'
+    )
+    change = row(CHANGES, **keys, kind='new', volume_after_ml=0.1)
+    write_table(folder / 'sub-01_ses-2_desc-changes_stats.tsv', [change], CHANGES)
+    picture(tmp_path, 'sub-01_ses-2_desc-changemap_FLAIR.png')
+    page = page_of(tmp_path, visits=(VisitSection('2', None, (FLAIR,)),))
+    _, caption, after = page.partition('under &#34;Before and after&#34; below.')
+    assert caption
+    assert '<h3>Before and after: ses-1 and this visit</h3>' in after
 
 
 def test_the_criteria_are_headed_research_use(tmp_path):

@@ -193,6 +193,20 @@ def test_the_baseline_takes_the_place_of_the_network(image):
     assert not of_kind(graph, lesions.SegmentLesions)
 
 
+@pytest.mark.parametrize(
+    ('model', 'finder'),
+    [('lesions', "the network 'lesions'"), ('threshold', "the baseline 'threshold'")],
+)
+def test_titles_of_figures_say_what_found_the_lesions(image, model, finder):
+    case = same_everywhere(SESSIONS[1], F, TASKS[0], SPACES[0])
+    settings = make_settings(image, lesion_model=model, mc_samples=2 * (model == 'lesions'))
+    graph = flatten([make_participant('sub-01', case, image)], settings)
+    titles = {node.inputs.title for node in of_kind(graph, figures.DrawMosaic)}
+    assert f'ses-1: lesions found by {finder}' in titles
+    unsure = [node.inputs.title for node in of_kind(graph, figures.DrawUncertainty)]
+    assert unsure == [f'ses-1: how sure {finder} is of each lesion'] * (model == 'lesions')
+
+
 @ALL
 def test_candidates_are_sought_in_each_flair_since_the_last_before(case, graph):
     expected = case.pairs if 'longitudinal' in case.tasks else 0
