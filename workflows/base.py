@@ -130,12 +130,13 @@ def _add_outputs(
     columns = [_summary_columns(participant.label, visit) for visit in visits]
     found, new = {}, {}
     pairs = longitudinal.compared_visits(visits, settings)
-    used = lesions.used_contrasts(visits, settings)
+    used = lesions.used_contrasts(visits, settings) if 'lesions' in settings.tasks else {}
+    left_out = lesions.add_left_out(sinks, used, applied)
     for index, visit in enumerate(visits):
         session.add_visit_outputs(fits[index], applied[index], sinks[index])
-        if 'lesions' in settings.tasks and index in used:
+        if index in used:
             graphs = fits[index], applied[index], space
-            found[index] = _add_lesions(sinks[index], used[index], *graphs)
+            found[index] = _add_lesions(sinks[index], used[index], left_out.get(index), *graphs)
             measures[index]['lesions'] = found[index], 'outputnode.measures'
         if index in pairs:
             before = pairs[index]
@@ -239,6 +240,7 @@ def _measures(visit: Visit, fit: pe.Workflow, applied: pe.Workflow) -> dict[str,
 def _add_lesions(
     sinks: VisitSinks,
     contrasts: tuple[str, ...],
+    left_out: Source | None,
     fit: pe.Workflow,
     applied: pe.Workflow,
     space: pe.Workflow,
@@ -254,6 +256,8 @@ def _add_lesions(
     fields = [f'preproc_{contrast}' for contrast in contrasts]
     fields += ['brain_mask', *(name for name in session.carried(sinks.settings) if name != 'brain')]
     workflow.connect(space, 'outputnode.to_mni', found, 'inputnode.to_mni')
+    if left_out is not None:
+        workflow.connect(*left_out, found, 'inputnode.left_out')
     workflow.connect(
         [
             (applied, found, [(f'outputnode.{name}', f'inputnode.{name}') for name in fields]),

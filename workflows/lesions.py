@@ -11,7 +11,7 @@ from nipype.pipeline import engine as pe
 
 from msapp.bids.query import Visit
 from msapp.interfaces.imaging import MaskToGrid
-from msapp.interfaces.lesions import UNCERTAINTIES, FindLesions, SegmentLesions
+from msapp.interfaces.lesions import UNCERTAINTIES, FindLesions, FindPartial, SegmentLesions
 from msapp.lesions import threshold
 from msapp.lesions.location import LOCATIONS
 from msapp.models.registry import ModelSpec, models_for
@@ -119,6 +119,51 @@ def used_contrasts(visits: Sequence[Visit], settings: Settings) -> dict[int, tup
     return given | dict.fromkeys(compared, shared)
 
 
+def add_left_out(
+    sinks: Sequence[VisitSinks],
+    used: Mapping[int, tuple[str, ...]],
+    applied: Sequence[pe.Workflow],
+) -> dict[int, Source]:
+    """Find which contrasts a network is not given, for they do not show the whole brain.
+
+    What one visit does not show is used of none of those that are compared.
+
+    Parameters
+    ----------
+    sinks : sequence of VisitSinks
+        Of all visits.
+    used : mapping of int to tuple of str
+        Of :func:`used_contrasts`.
+    applied : sequence of nipype.Workflow
+        Of `msapp.workflows.session.init_visit_apply_wf`, of all visits.
+
+    Returns
+    -------
+    dict of int to Source
+        Where the names of the contrasts come from, by the number of the visit; of visits with
+        contrasts that the network can do without.
+    """
+    workflow, spec = sinks[0].workflow, models_for(sinks[0].settings).get('lesions')
+    optional = {item.name for item in spec.channels if item.may_be_missing} if spec else set()
+    found: dict[int, Source] = {}
+    for number, contrasts in used.items():
+        checked = [name for name in contrasts if name in optional]
+        if not checked:
+            continue
+        node = make_node(FindPartial(), f'{sinks[number].prefix}_find_partial')
+        fields = [(f'outputnode.preproc_{name}', name.lower()) for name in checked]
+        workflow.connect(applied[number], 'outputnode.brain_mask', node, 'brain_mask')
+        workflow.connect([(applied[number], node, fields)])
+        found[number] = node, 'contrasts'
+    compared = [number for number in found if 'FLAIR' in sinks[number].visit.images]
+    if not compared[1:]:
+        return found
+    merge = make_node(niu.Merge(len(compared)), 'merge_partial')
+    for index, number in enumerate(compared, start=1):
+        workflow.connect(*found[number], merge, f'in{index}')
+    return found | dict.fromkeys(compared, (merge, 'out'))
+
+
 def _model_metadata(spec: ModelSpec | None, settings: Settings) -> dict[str, Any]:
     """Return the keys of sidecars that say how lesions were found."""
     if spec is None:
@@ -172,6 +217,8 @@ def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings
     ------
     preproc_FLAIR, preproc_T1w, brain_mask, white_matter, grey_matter, zones
         In ``individual``; the contrasts of ``sources``; zones where a network tells them.
+    left_out
+        Of a network: contrasts that it is not given, see :func:`add_left_out`.
     reference, to_individual, to_mni
         The visit's reference image on its own grid, and the transforms.
 
@@ -195,6 +242,8 @@ def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings
         outputs += ['probability', 'metadata', *_measured_uncertainties(spec, settings)]
     for contrast in sources:
         fields[f'preproc_{contrast}'] = contrast.lower()
+    if spec is not None:
+        fields['left_out'] = 'left_out'
     inputnode = pe.Node(
         niu.IdentityInterface([*fields, 'reference', 'to_individual']), name='inputnode'
     )

@@ -141,31 +141,25 @@ def sample_lesions(
     )
 
 
-def drop_partial(
-    images: Mapping[str, np.ndarray], brain: np.ndarray, spec: ModelSpec
-) -> dict[str, np.ndarray]:
-    """Leave out images of optional contrasts whose field of view does not hold the whole brain.
+def find_partial(images: Mapping[str, np.ndarray], brain: np.ndarray) -> list[str]:
+    """Find the contrasts whose field of view does not hold the whole brain.
 
-    The network would take what is missing of them for tissue, and miss lesions there.
+    A network would take what is missing of them for tissue, and miss lesions there.
 
     Parameters
     ----------
-    images, brain, spec
-        As for `predict_lesions`; an image is 0 outside its field of view.
+    images : mapping of str to (I, J, K) ndarray
+        By contrast, 0 outside the field of view.
+    brain : (I, J, K) ndarray of bool
 
     Returns
     -------
-    dict of str to (I, J, K) ndarray
+    list of str
     """
-    optional = {item.name for item in spec.channels if item.may_be_missing}
     # The border of a mask of its own says nothing of the field of view.
     inside = ndimage.binary_erosion(brain, iterations=BORDER_VOXELS)
-    partial = {
-        name
-        for name in optional & images.keys()
-        if (images[name][inside] == 0).sum() > MOST_UNSEEN * inside.sum()
-    }
-    return {name: image for name, image in images.items() if name not in partial}
+    most = MOST_UNSEEN * inside.sum()
+    return [name for name, image in images.items() if (image[inside] == 0).sum() > most]
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,40 @@ class FindLesions(NodeInterface):
         )
 
 
+class _FindPartialInput(InterfaceInputSpec):
+    flair = File(exists=True)
+    t1w = File(exists=True)
+    brain_mask = File(exists=True, mandatory=True)
+
+
+class _FindPartialOutput(TraitedSpec):
+    contrasts = traits.List(traits.Str())
+
+
+class FindPartial(NodeInterface):
+    """Contrasts that do not show the whole brain; see `msapp.inference.lesions.find_partial`."""
+
+    input_spec, output_spec = _FindPartialInput, _FindPartialOutput
+
+    def run_function(self, folder: Path) -> dict[str, Any]:
+        """See the class."""
+        from msapp.inference.lesions import find_partial
+
+        return {'contrasts': find_partial(_images(self.inputs), mask_array(self.inputs.brain_mask))}
+
+
+def _images(inputs: Any) -> dict[str, np.ndarray]:
+    """Read the images that a node is given, by contrast."""
+    given = {'FLAIR': inputs.flair, 'T1w': inputs.t1w}
+    return {name: array(path) for name, path in given.items() if isdefined(path)}
+
+
 class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     t1w = File(exists=True)
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
     sources = traits.Dict(mandatory=True, desc='BIDS URI of each contrast')
+    left_out = traits.List(traits.Str(), [], usedefault=True, desc='contrasts that are not used')
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
     mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
     seed = traits.Int(0, usedefault=True)
@@ -102,15 +131,14 @@ class SegmentLesions(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         from msapp.inference.device import current_device
-        from msapp.inference.lesions import drop_partial, predict_lesions, sample_lesions
+        from msapp.inference.lesions import predict_lesions, sample_lesions
         from msapp.models.registry import load_network, load_spec
 
         inputs = self.inputs
         spec = load_spec(inputs.model)
         network, brain = load_network(spec), mask_array(inputs.brain_mask)
-        given = {'FLAIR': inputs.flair, 'T1w': inputs.t1w}
-        there = {name: array(path) for name, path in given.items() if isdefined(path)}
-        images = drop_partial(there, brain, spec)
+        there = _images(inputs)
+        images = {name: image for name, image in there.items() if name not in inputs.left_out}
         options: dict[str, Any] = {'flips': inputs.flips, 'device': current_device()}
         probability = predict_lesions(images, brain, network, spec, **options)
         maps, files = None, {}

@@ -450,6 +450,27 @@ def test_lesions_of_all_visits_are_found_from_the_same_contrasts(image, contrast
             assert [field for _, field in sources(graph, node, 'found')] == ['metadata']
 
 
+@pytest.mark.parametrize('contrasts', [(B,), (B, B), (B, F), (B, T, B)])
+def test_what_one_visit_does_not_show_is_used_of_none(image, monkeypatch, contrasts):
+    use_channels(monkeypatch, (False, True))
+    case = Case(SESSIONS[3][: len(contrasts)], contrasts, TASKS[0], SPACES[0])
+    graph = flatten([make_participant('sub-01', case, image)], make_settings(image))
+    found = of_kind(graph, lesions.FindPartial)
+    for node in of_kind(graph, lesions.SegmentLesions):
+        ((source, field),) = [*sources(graph, node, 'left_out')] or [(None, None)]
+        if F in contrasts:
+            assert (source, field, found) == (None, None, [])
+        elif len(contrasts) == 1:
+            assert ([source], field) == (found, 'contrasts')
+        else:
+            merged = {made for name in ('in1', 'in2') for made, _ in sources(graph, source, name)}
+            assert (merged, field) == (set(found), 'out')
+    assert len(found) == (0 if F in contrasts else contrasts.count(B))
+    for node in found:
+        assert [field for _, field in sources(graph, node, 't1w')]
+        assert not [*sources(graph, node, 'flair')]
+
+
 @pytest.mark.parametrize(
     ('missing', 'contrasts', 'used'),
     [
