@@ -116,7 +116,10 @@ def find_states(settings: Settings, labels: Sequence[str]) -> list[State]:
         Of msapp: they say which visits are to be processed.
     labels : sequence of str
     """
+    from msapp.provenance import NOT_ENDED_ERROR, find_unfinished
+
     newest = _newest_rows(settings.output_dir)
+    unfinished = find_unfinished(settings.output_dir)
     tasks: dict[str, tuple[str, Path]] = {}
     for submission in find_submissions(settings.output_dir):
         for label, task in submission.tasks().items():
@@ -127,6 +130,10 @@ def find_states(settings: Settings, labels: Sequence[str]) -> list[State]:
         task, log = tasks.get(label, ('', None))
         if waiting and task in waiting:
             states.append(State(label, QUEUED, f'waits or runs as {task}'))
+        elif unfinished.get(label) == NOT_ENDED_ERROR:
+            states.append(
+                State(label, MISSING, f'its last run did not end: {NOT_ENDED_ERROR}.{_see(log)}')
+            )
         else:
             states.append(_state(settings, label, newest.get(label), log))
     return states
@@ -156,7 +163,7 @@ def _summaries(output_dir: Path) -> Iterator[Path]:
 
 def _state(settings: Settings, label: str, row: dict[str, str] | None, log: Path | None) -> State:
     """Judge one participant by the newest row of a summary and by the files that must be there."""
-    where = f' See {log}' if log is not None and log.exists() else ''
+    where = _see(log)
     if row is None:
         return State(label, MISSING, f'no run of it has come to an end.{where}')
     if row.get('status') != 'done':
@@ -175,6 +182,10 @@ def _state(settings: Settings, label: str, row: dict[str, str] | None, log: Path
         files = ' and no '.join(absent)
         return State(label, MISSING, f'a run of it was done, but there is no {files}.{where}')
     return State(label, DONE, exit_code=EXIT_DONE)
+
+
+def _see(log: Path | None) -> str:
+    return f' See {log}' if log is not None and log.exists() else ''
 
 
 def _absent_numbers(settings: Settings, label: str) -> Iterator[str]:

@@ -478,6 +478,16 @@ def test_who_has_none_of_the_sessions_asked_for_is_not_submitted(site, capsys):
     assert '1 participants: 1 done.' in capsys.readouterr().out
 
 
+def test_a_killed_run_is_not_the_one_before_that_was_done(site):
+    site.finished('sub-01', run='20260101T000000-9')
+    killed = site.out / 'logs' / '20260102T000000-1'
+    killed.mkdir()
+    (killed / 'timings.tsv').write_text('participant\tstep\tstatus\nsub-01\tzones\tdone\n')
+    (state,) = site.states(['sub-01'])
+    assert (state.status, state.exit_code) == ('missing', 1)
+    assert 'its last run did not end' in state.reason
+
+
 def test_status_names_the_log_and_the_command_to_go_on(site, capsys):
     flags = ['--mem=3G', '--sbatch-option=--qos=high', '--', '--sloppy']
     assert site.call(*flags) == 0
