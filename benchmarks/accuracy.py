@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
+from msapp.evaluation.voxel import dice
 from msapp.imaging import geometry
 from msapp.lesions.candidates import find_candidates
 from msapp.lesions.instances import FACES
@@ -44,11 +45,6 @@ class Case:
         """Load a transform of one visit."""
         stem = f'{self.participant}_{session}_{name}_mode-image_xfm.txt'
         return geometry.load_transform(root / session / 'anat' / stem)
-
-
-def dice(first: np.ndarray, second: np.ndarray) -> float:
-    """Return Dice's coefficient."""
-    return float(2 * (first & second).sum() / (first.sum() + second.sum()))
 
 
 def brain_rows(case: Case) -> list[dict[str, object]]:

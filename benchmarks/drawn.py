@@ -38,7 +38,7 @@ MEASURES = ['dice', 'anima_f1', 'ppv', 'false_count']
 SLICES_MM = (1.0, 3.0, 5.0)
 # Sides of a drawn head, mm, and borders of the classes of load, ml.
 WHOLE = (160, 192, 160)
-LOADS_ML = (-1, 0, 2, 8, 1000)
+LOADS_ML = (-1, 0, 2, 10, 30, 1000)
 SEED = 1
 
 

@@ -1,4 +1,4 @@
-"""How many heads a second are drawn for training.
+"""How many heads, or pairs of visits, a second are drawn for training.
 
     python benchmarks/generator.py anatomy --heads OUT/cache/heads --data DATA [--device cuda]
 
@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
-from msapp.training.data import Drawn, make_settings, read_bank
+from msapp.training.data import read_bank
+from msapp.training.fit import drawn_samples
 from msapp.training.recipe import load_recipe
 
 WARM_UP = 2
@@ -34,11 +34,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     recipe = load_recipe(given.recipe)
-    heads = [Head.load(path) for path in sorted(given.heads.glob('*.npz'))]
-    generator = HeadGenerator(
-        heads, make_settings(recipe), bank=read_bank(recipe, given.data), device=given.device
-    )
-    drawn, rng = Drawn(generator, recipe), np.random.default_rng(0)
+    heads = [
+        Head.load(path)
+        for path in sorted(given.heads.glob('*.npz'))
+        if path.stem not in recipe.data.held_out_heads
+    ]
+    drawn = drawn_samples(recipe, heads, read_bank(recipe, given.data), given.device)
+    rng = np.random.default_rng(0)
     for _ in range(WARM_UP):
         drawn.draw(rng)
     start, cpu = time.perf_counter(), time.process_time()

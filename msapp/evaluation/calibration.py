@@ -131,35 +131,6 @@ def expected_calibration_error(
     return reliability_curve(probability, truth, inside=inside, bins=bins).expected_error()
 
 
-def brier_score(
-    probability: np.ndarray, truth: np.ndarray, *, inside: np.ndarray | None = None
-) -> float:
-    """Return the mean squared difference of probability and truth, 0 (best) to 1.
-
-    Parameters
-    ----------
-    probability, truth, inside
-        See `reliability_curve`.
-
-    Returns
-    -------
-    float
-        NaN without voxels.
-
-    References
-    ----------
-    G. W. Brier, Mon. Weather Rev. 1950;78:1-3, in the form for two classes.
-
-    Examples
-    --------
-    >>> brier_score(np.array([0.0, 0.5]), np.array([False, True]))
-    0.125
-    """
-    values, true = _select(probability, truth, inside)
-    _check_probability(values)
-    return float(np.mean((values - true) ** 2)) if values.size else float('nan')
-
-
 def to_logits(probability: np.ndarray) -> np.ndarray:
     """Return the logits of probabilities, which are first kept 1e-6 away from 0 and 1."""
     _check_probability(probability)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from msapp.lesions.instances import crop_box
+
 # Neighbours of a voxel and scipy's name for them: faces; and edges; and corners.
 CONNECTIVITY = {6: 1, 18: 2, 26: 3}
 # Headers store voxel sizes with about 7 digits; a size limit must not depend on the last one.
@@ -65,36 +67,6 @@ class Overlaps:
 def _sum_by(group: np.ndarray, values: np.ndarray, count: int) -> np.ndarray:
     """Add up whole numbers by group, (count,)."""
     return np.bincount(group, weights=values, minlength=count).astype(np.int64)
-
-
-def crop_box(*masks: np.ndarray, margin: int = 1) -> tuple[slice, ...]:
-    """Return the box around everything inside several masks.
-
-    Parameters
-    ----------
-    *masks : (I, J, K) ndarray of bool
-    margin : int
-        Voxels to add on every side, as far as the array reaches.
-
-    Returns
-    -------
-    tuple of slice
-        Of no voxel if all the masks are empty.
-
-    Examples
-    --------
-    >>> mask = np.zeros((9, 9, 9), bool); mask[4, 3:5, 0] = True
-    >>> [(side.start, side.stop) for side in crop_box(mask)]
-    [(3, 6), (2, 6), (0, 2)]
-    """
-    union = np.logical_or.reduce(masks) if len(masks) > 1 else masks[0]
-    found = ndimage.find_objects(union.astype(np.uint8))
-    if not found:
-        return tuple(slice(0, 0) for _ in union.shape)
-    return tuple(
-        slice(max(side.start - margin, 0), min(side.stop + margin, size))
-        for side, size in zip(found[0], union.shape, strict=True)
-    )
 
 
 def label_lesions(

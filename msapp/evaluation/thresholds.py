@@ -9,9 +9,10 @@ import pandas as pd
 
 from msapp.evaluation.cases import Case, load_case
 from msapp.evaluation.lesionwise import ANIMA_ABOVE_MM3, count_lesions, detect_anima
-from msapp.evaluation.overlaps import crop_box, label_lesions, pair_labels
+from msapp.evaluation.overlaps import label_lesions, pair_labels
 from msapp.evaluation.study import Study, for_each_case, make_reference, read_probability
 from msapp.evaluation.voxel import Spacing, dice
+from msapp.lesions.instances import crop_box
 
 
 def sweep_thresholds(

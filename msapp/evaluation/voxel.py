@@ -24,14 +24,13 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from msapp.evaluation.overlaps import crop_box
+from msapp.lesions.instances import FACES, crop_box
 
 Spacing = tuple[float, float, float]
 
 # The neighbourhood of SimpleITK's BinaryErode with radius (1, 1, 0): the 3 x 3 voxels of a slice.
 # Its ball of radius 1 takes in the diagonals.
 SLICE_SQUARE = np.ones((3, 3, 1), bool)
-FACES = ndimage.generate_binary_structure(3, 1)
 HAUSDORFF_PERCENTILE = 95
 
 

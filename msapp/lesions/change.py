@@ -48,6 +48,7 @@ import numpy as np
 import pandas as pd
 
 from msapp.errors import InputError
+from msapp.imaging.tissue import MM3_PER_ML
 from msapp.lesions.matching import (
     LEAST_OVERLAP,
     ROUNDING,
@@ -88,7 +89,6 @@ LEAST_LESION_MM3 = 6.0
 DAYS_PER_YEAR = 365.25
 # A rate from visits nearer than this is the error of two measurements times a large number.
 LEAST_INTERVAL_DAYS = 30.0
-MM3_PER_ML = 1000.0
 
 # The columns of the table of changes, each with its meaning and unit.
 CHANGE_COLUMNS = {

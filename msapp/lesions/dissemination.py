@@ -36,7 +36,8 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from msapp.lesions.change import LEAST_LESION_MM3, MM3_PER_ML
+from msapp.imaging.tissue import MM3_PER_ML
+from msapp.lesions.change import LEAST_LESION_MM3
 from msapp.lesions.location import LOCATIONS
 from msapp.lesions.matching import ROUNDING
 

@@ -1,4 +1,4 @@
-"""Separate lesions of a mask: labelling, size limits, and the numbers of each lesion."""
+"""Separate lesions of a mask: their box, labelling, size limits, and the numbers of each."""
 
 from __future__ import annotations
 
@@ -34,6 +34,36 @@ class Instance:
     centre_mm: np.ndarray
     extent_mm: float
     box: tuple[slice, ...]
+
+
+def crop_box(*masks: np.ndarray, margin: int = 1) -> tuple[slice, ...]:
+    """Return the box around everything inside several masks.
+
+    Parameters
+    ----------
+    *masks : (I, J, K) ndarray of bool
+    margin : int
+        Voxels to add on every side, as far as the array reaches.
+
+    Returns
+    -------
+    tuple of slice
+        Of no voxel if all the masks are empty.
+
+    Examples
+    --------
+    >>> mask = np.zeros((9, 9, 9), bool); mask[4, 3:5, 0] = True
+    >>> [(side.start, side.stop) for side in crop_box(mask)]
+    [(3, 6), (2, 6), (0, 2)]
+    """
+    union = np.logical_or.reduce(masks) if len(masks) > 1 else masks[0]
+    found = ndimage.find_objects(union.astype(np.uint8))
+    if not found:
+        return tuple(slice(0, 0) for _ in union.shape)
+    return tuple(
+        slice(max(side.start - margin, 0), min(side.stop + margin, size))
+        for side, size in zip(found[0], union.shape, strict=True)
+    )
 
 
 def label_instances(mask: np.ndarray, voxel_mm3: float, *, minimum_mm3: float = 0.0) -> np.ndarray:
@@ -93,7 +123,20 @@ def measure_instances(labels: np.ndarray, affine: np.ndarray) -> Iterator[Instan
 
 
 def position_columns(centre_mm: np.ndarray, to_mni: np.ndarray) -> dict[str, float]:
-    """Return the six position columns of a region: ``individual`` and MNI, mm."""
+    """Return the six position columns of a region.
+
+    Parameters
+    ----------
+    centre_mm : (3,) ndarray
+        World of ``individual``, mm.
+    to_mni : (4, 4) ndarray
+        World of ``individual`` to world of MNI, mm.
+
+    Returns
+    -------
+    dict of str to float
+        ``x_individual_mm`` and so on, then ``x_mni_mm`` and so on.
+    """
     in_mni = to_mni[:3, :3] @ centre_mm + to_mni[:3, 3]
     return {
         f'{axis}_{space}_mm': float(value)

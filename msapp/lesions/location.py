@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 from scipy import ndimage
 
-from msapp.imaging.tissue import zone_mask
+from msapp.imaging.tissue import MM3_PER_ML, zone_mask
 from msapp.lesions.contrast import normal_white_matter, surround_contrast
 from msapp.lesions.instances import measure_instances
 
@@ -70,7 +70,6 @@ COLUMNS = {
 }
 
 Spacing = tuple[float, float, float]
-MM3_PER_ML = 1000.0
 
 
 class Locations(NamedTuple):

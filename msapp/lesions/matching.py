@@ -28,11 +28,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 from scipy.sparse import csgraph
 
 from msapp.errors import InputError
-from msapp.lesions.instances import label_instances
+from msapp.lesions.instances import crop_box, label_instances
 
 # Share of the smaller lesion that both must have in common. A tenth makes a lesion found in
 # animaSegPerfAnalyzer (MSSEG 2016) and in ivadomed.
@@ -129,7 +128,23 @@ class Group(NamedTuple):
 def check_maps(
     visits: Sequence[np.ndarray], voxel_mm3: float, masks: Sequence[np.ndarray | None]
 ) -> None:
-    """Refuse label images and masks that cannot be compared."""
+    """Refuse label images and masks that cannot be compared.
+
+    Parameters
+    ----------
+    visits : sequence of (I, J, K) ndarray of int
+        Lesion instances of each visit; 0 outside.
+    voxel_mm3 : float
+        Volume of a voxel, mm3.
+    masks : sequence of (I, J, K) ndarray, or None
+        What else is compared with them; None where there is none.
+
+    Raises
+    ------
+    InputError
+        If the grids differ or are not three-dimensional, labels are not whole numbers from 0, or
+        a voxel has no volume.
+    """
     shapes = {array.shape for array in (*visits, *masks) if array is not None}
     if len(shapes) > 1 or len(visits[0].shape) != 3:
         raise InputError(
@@ -166,16 +181,10 @@ def link_visits(
     seen : tuple of two (I, J, K) ndarray of bool, optional
         Brain that the earlier and the later visit show; all by default.
     """
-    box = _box((earlier > 0) | (later > 0))
+    box = crop_box(earlier > 0, later > 0, margin=0)
     before, after = (_arrange(np.pad(labels[box], REACH_VOXELS)) for labels in (earlier, later))
-    smaller = np.minimum.outer(before.voxels, after.voxels) * (1 - ROUNDING)
     shared = _count_overlap(before, after, 0)
-    links = shared >= LEAST_OVERLAP * smaller
-    alone = ~links.any(axis=1, keepdims=True) & ~links.any(axis=0, keepdims=True)
-    near = np.minimum(
-        _count_overlap(before, after, REACH_VOXELS), _count_overlap(after, before, REACH_VOXELS).T
-    )
-    links |= alone & (near >= LEAST_NEAR * smaller)
+    links = _link(before, after, shared)
     swallowed = np.zeros(before.voxels.size, bool)
     marked, left = (
         None if mask is None else np.pad(mask[box].astype(bool), REACH_VOXELS)
@@ -185,11 +194,7 @@ def link_visits(
     if new is not None:
         marked_voxels = _count_inside(after, new[box])
         fresh_voxels = _count_inside(after, new[box].astype(bool) & (earlier[box] == 0))
-        covered = shared.sum(axis=0)
-        kin = np.where(links, shared, -1)
-        heir = (links & (kin == kin.max(axis=1, keepdims=True, initial=-1))).any(axis=0)
-        little = covered < np.where(heir, LEAST_OVERLAP, SUPPORT) * after.voxels
-        apart = links.any(axis=0) & little & (marked_voxels > SUPPORT * after.voxels)
+        apart = _find_apart(after, links, shared, marked_voxels)
         inside = shared[:, apart].sum(axis=1) > SUPPORT * before.voxels
         swallowed = inside & ~links[:, ~apart].any(axis=1)
         links[:, apart] = False
@@ -219,16 +224,32 @@ def link_visits(
     )
 
 
+def _link(before: VisitLesions, after: VisitLesions, shared: np.ndarray) -> np.ndarray:
+    """Link lesions by what they share, and, without any link, by how near they are, (N, M)."""
+    smaller = np.minimum.outer(before.voxels, after.voxels) * (1 - ROUNDING)
+    links: np.ndarray = shared >= LEAST_OVERLAP * smaller
+    alone = ~links.any(axis=1, keepdims=True) & ~links.any(axis=0, keepdims=True)
+    near = np.minimum(
+        _count_overlap(before, after, REACH_VOXELS), _count_overlap(after, before, REACH_VOXELS).T
+    )
+    return links | (alone & (near >= LEAST_NEAR * smaller))
+
+
+def _find_apart(
+    after: VisitLesions, links: np.ndarray, shared: np.ndarray, marked_voxels: np.ndarray
+) -> np.ndarray:
+    """Tell which later lesions are new although they are linked, for they were marked, (M,)."""
+    kin = np.where(links, shared, -1)
+    heir = (links & (kin == kin.max(axis=1, keepdims=True, initial=-1))).any(axis=0)
+    little = shared.sum(axis=0) < np.where(heir, LEAST_OVERLAP, SUPPORT) * after.voxels
+    apart: np.ndarray = links.any(axis=0) & little & (marked_voxels > SUPPORT * after.voxels)
+    return apart
+
+
 def _count_inside(lesions: VisitLesions, mask: np.ndarray) -> np.ndarray:
     """Count the voxels of each lesion in a mask of the box without its margin, (N,)."""
     inner = lesions.numbers[(slice(REACH_VOXELS, -REACH_VOXELS),) * mask.ndim]
     return np.bincount(inner[mask.astype(bool)], minlength=lesions.voxels.size + 1)[1:]
-
-
-def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the box around a mask, of no voxel if it is empty."""
-    found = ndimage.find_objects(mask.astype(np.uint8))
-    return found[0] if found else (slice(0, 0),) * mask.ndim
 
 
 def _arrange(labels: np.ndarray) -> VisitLesions:

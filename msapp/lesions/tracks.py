@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from msapp.errors import InputError
-from msapp.lesions.change import MM3_PER_ML, Change, Comparison, compare_visits
+from msapp.imaging.tissue import MM3_PER_ML
+from msapp.lesions.change import Change, Comparison, compare_visits
 from msapp.lesions.matching import LEAST_OVERLAP, check_maps, number_by_size
 
 # The columns of the table of tracks, each with its meaning and unit.

@@ -81,6 +81,17 @@ def acquire_part(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Image a volume as `acquire`; and what a part of its signal adds to it, without noise.
 
+    Parameters
+    ----------
+    image : (I, J, K) tensor of float32
+        Signals, white matter about 1.
+    part : (I, J, K) tensor of float32
+        What of them is the part's.
+    spacing_mm : float
+        Of the grid, isotropic.
+    settings : AcquisitionSettings
+    rng : numpy.random.Generator
+
     Returns
     -------
     image : (I, J, K) tensor of float32

@@ -98,7 +98,19 @@ def blend(distances_mm: Iterable[np.ndarray], radius_mm: float) -> np.ndarray:
 
 
 def signed_distance(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Return the distance to the border of a mask, mm, negative inside."""
+    """Return the distance to the border of a mask.
+
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+    spacing_mm : float
+        Of the grid, isotropic.
+
+    Returns
+    -------
+    (I, J, K) ndarray of float32, mm
+        Negative inside.
+    """
     outside = ndimage.distance_transform_edt(~mask)
     inside = ndimage.distance_transform_edt(mask)
     return ((outside - inside) * spacing_mm).astype(np.float32)
@@ -113,7 +125,18 @@ def head_grid(spacing_mm: int) -> tuple[tuple[int, int, int], np.ndarray]:
 
 
 def grid_points(shape: tuple[int, int, int], affine: np.ndarray) -> Points:
-    """Return world coordinates along the three axes of an unrotated grid, ready to broadcast."""
+    """Return world coordinates along the three axes of an unrotated grid, ready to broadcast.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    affine : (4, 4) ndarray
+        Voxel to world, mm; what is off the diagonal is not looked at.
+
+    Returns
+    -------
+    (I, 1, 1), (1, J, 1) and (1, 1, K) ndarray of float32, mm
+    """
     x, y, z = (
         (affine[axis, axis] * np.arange(n) + affine[axis, 3]).astype(np.float32)
         for axis, n in enumerate(shape)
@@ -161,7 +184,20 @@ def template_maps(spacing_mm: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def skull_cavity(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """Return the distance to the inner table of the skull: the brain, closed and grown, mm."""
+    """Return the distance to the inner table of the skull: the brain, closed and grown.
+
+    Parameters
+    ----------
+    mask : (I, J, K) ndarray of bool
+        The brain.
+    spacing_mm : float
+        Of the grid, isotropic.
+
+    Returns
+    -------
+    (I, J, K) ndarray of float32, mm
+        Negative inside.
+    """
     step = max(1, round(2 / spacing_mm))
     coarse, spacing = mask[::step, ::step, ::step], spacing_mm * step
     grown = ndimage.distance_transform_edt(~coarse) * spacing <= SKULL_CLOSING_MM
@@ -172,7 +208,20 @@ def skull_cavity(mask: np.ndarray, spacing_mm: float) -> np.ndarray:
 
 
 def head_outline(points: Points, cavity: np.ndarray) -> np.ndarray:
-    """Return the distance to the skin: scalp, face, neck, nose, chin and ears united, mm."""
+    """Return the distance to the skin: scalp, face, neck, nose, chin and ears united.
+
+    Parameters
+    ----------
+    points : three ndarrays
+        From :func:`grid_points`, mm.
+    cavity : (I, J, K) ndarray
+        From :func:`skull_cavity`, mm.
+
+    Returns
+    -------
+    (I, J, K) ndarray, mm
+        Negative inside.
+    """
     x, y, z = points
     neck = (np.sqrt((x / 58) ** 2 + ((y + 36) / 57) ** 2) - 1) * 57
     return blend(

@@ -1,4 +1,4 @@
-"""How tissues and lesions look: signals, texture, hard negatives, and what of a head is shown."""
+"""How tissues and lesions look: signals, texture, hard negatives."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ BAND_EDGE, BAND_SLOPE = (0.1, 0.4), 10.0
 # A ventricle's voxel with less ventricle about it lies in a horn, or in a thin ventricle.
 HORN_MM, HORN_SHARE = 5.0, 0.4
 BRIGHTEST_RIM, BRIGHTEST_HAZE = 0.6, 0.4
+# Fluid that moves and shines: between the points of a smooth field, and its value from which on.
+FLOW_MM, LEAST_FLOW = 15.0, 0.8
 # Of white matter, from place to place.
 UNEVEN = 0.06
 # Of tissues of one material, standard deviation.
@@ -114,6 +116,14 @@ def close_sulci(tissues: torch.Tensor, spacing_mm: float, rng: np.random.Generat
     """Fill narrow sulci with cortex: their banks touch, and at their bottoms grey matter looks
     like islands in white matter.
 
+    Parameters
+    ----------
+    tissues : (I, J, K) tensor of uint8
+        Index into `heads.NAMES`.
+    spacing_mm : float
+        Of the grid, isotropic.
+    rng : numpy.random.Generator
+
     Returns
     -------
     (I, J, K) tensor of uint8
@@ -142,7 +152,22 @@ def draw_scene(
     spacing_mm: float,
     rng: np.random.Generator,
 ) -> Scene:
-    """Draw what all channels share."""
+    """Draw what all channels share.
+
+    Parameters
+    ----------
+    tissues, zones : (I, J, K) tensor of uint8
+        Index into `heads.NAMES`, and into `heads.ZONES`.
+    lesions : (I, J, K) tensor of float32
+        Share of lesion, 0 to 1.
+    spacing_mm : float
+        Of the grid, isotropic.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    Scene
+    """
     shape, device = tuple(tissues.shape), tissues.device
     white = (zones == ZONES.index('white_matter')).float()
     # Before what depends on lesions: both visits of a pair have the same rim.
@@ -256,7 +281,7 @@ def paint(
         image = image + rng.uniform(0, BRIGHTEST_RIM) * scene.rim
         white = zone_in(scene.zones, 'white_matter').float()
         image = image * (1 + white * rng.uniform(-UNEVEN, UNEVEN) * scene.fold)
-        image = _add_flow(image, scene, rng)
+        image = add_flow(image, scene, rng)
     dirty = rng.uniform(0, settings.dirty)
     share = torch.maximum(_soften(scene, rng), dirty * scene.halo)
     painted = paint_lesions(image, share, scene.strength, family, settings, rng)
@@ -320,73 +345,34 @@ def _lesion_change(family: str, settings: LesionSettings, rng: np.random.Generat
     return float(rng.uniform(-0.6, 1.2))
 
 
-def _add_flow(image: torch.Tensor, scene: Scene, rng: np.random.Generator) -> torch.Tensor:
-    """Let moving fluid shine in some places, as unsuppressed CSF does in FLAIR."""
+def add_flow(
+    image: torch.Tensor,
+    scene: Scene,
+    rng: np.random.Generator,
+    *,
+    distance_mm: float = FLOW_MM,
+    least: float = LEAST_FLOW,
+) -> torch.Tensor:
+    """Let moving fluid shine in some places, in half of the cases, as it does in FLAIR.
+
+    Parameters
+    ----------
+    image : (I, J, K) tensor of float32
+        White matter is 1.
+    scene : Scene
+    rng : numpy.random.Generator
+    distance_mm : float
+        Between the points of the smooth field, of standard deviation 1, that says where.
+    least : float
+        Value of the field that shines (exceeded).
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+    """
     if rng.random() < 0.5:
         return image
-    fluid = (scene.zones == ZONES.index('ventricles')) | (scene.zones == ZONES.index('csf'))
-    points = warp.control_points(image.shape, scene.spacing_mm, 15)
+    fluid = zone_in(scene.zones, 'ventricles', 'csf').float()
+    points = warp.control_points(image.shape, scene.spacing_mm, distance_mm)
     field = warp.smooth_noise(tuple(image.shape), points, rng, image.device)[0]
-    return image + fluid.float() * (field - 0.8).clamp(min=0) * rng.uniform(0.2, 1.0)
-
-
-def draw_stripping(
-    zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator
-) -> torch.Tensor:
-    """Draw the mask of a skull stripping that is a little too tight or too wide in places.
-
-    Returns
-    -------
-    (I, J, K) tensor of float32, 0 or 1
-    """
-    inside = warp.blur((zones > 0).float(), 2.0 / spacing_mm)
-    points = warp.control_points(zones.shape, spacing_mm, 30)
-    wobble = warp.smooth_noise(tuple(zones.shape), points, rng, zones.device)[0]
-    level = np.clip(0.5 + rng.normal(0, 0.12), 0.2, 0.75)
-    return (inside > (level + 0.08 * wobble).clamp(0.1, 0.85)).float()
-
-
-def draw_cuts(
-    zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator
-) -> torch.Tensor | None:
-    """Draw what a short field of view or defacing leaves; None is everything.
-
-    Returns
-    -------
-    (I, J, K) tensor of float32, 0 or 1, or None
-    """
-    shown = None
-    if rng.random() < 0.3:
-        shown = torch.ones(zones.shape, device=zones.device)
-        # Along z at either end, through the head or a little of the brain.
-        brain = torch.nonzero((zones > 0).any(dim=0).any(dim=0)).flatten()
-        if len(brain):
-            low, high = int(brain[0]), int(brain[-1])
-            slack = round(25 / spacing_mm)
-            if rng.random() < 0.7:
-                shown[..., : max(0, low - int(rng.integers(-slack // 2, slack + 1)))] = 0
-            if rng.random() < 0.5:
-                shown[..., high + 1 + int(rng.integers(-slack // 5, slack + 1)) :] = 0
-    if rng.random() < 0.4:
-        cut = deface(zones, spacing_mm, rng)
-        shown = cut if shown is None else shown * cut
-    return shown
-
-
-def deface(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
-    """Draw what is left when the face is cut off by a plane in front of and below the brain.
-
-    Returns
-    -------
-    (I, J, K) tensor of float32, 0 or 1
-    """
-    brain = torch.nonzero(zones > 0).float()
-    if not len(brain):
-        return torch.ones(zones.shape, device=zones.device)
-    angle = np.deg2rad(rng.uniform(25, 65))
-    # The plane's normal points forward and down.
-    normal = torch.tensor([0.0, np.cos(angle), -np.sin(angle)], device=zones.device).float()
-    furthest = (brain @ normal).max() + rng.uniform(0, 15) / spacing_mm
-    axes = [torch.arange(n, device=zones.device).float() for n in zones.shape]
-    height = axes[1][:, None] * normal[1] + axes[2][None, :] * normal[2]
-    return (height < furthest).float()[None].expand(*zones.shape)
+    return image + fluid * (field - least).clamp(min=0) * rng.uniform(0.2, 1.0)

@@ -190,7 +190,17 @@ def _grow(lesion: np.ndarray, reach_mm: float, rng: np.random.Generator) -> np.n
 
 
 def became(share: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Return the share of lesion in voxels that are lesion now and were none before; else 0."""
+    """Return the share of lesion in voxels that are lesion now and were none before; else 0.
+
+    Parameters
+    ----------
+    share, before : (I, J, K) tensor of float32
+        Share of lesion now and before, 0 to 1; lesion is what exceeds `LESION_SHARE`.
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+    """
     return torch.where((share > LESION_SHARE) & (before <= LESION_SHARE), share, 0.0)
 
 

@@ -41,6 +41,18 @@ CONTRASTS: dict[str, dict[str, float]] = {
 def soft(distance_mm: np.ndarray, width_mm: float) -> np.ndarray:
     """Turn a signed distance into the share of a voxel inside: 1 inside, 0 outside, a ramp between.
 
+    Parameters
+    ----------
+    distance_mm : ndarray
+        Negative inside.
+    width_mm : float
+        Of the ramp, about the border.
+
+    Returns
+    -------
+    ndarray
+        Of the same shape, 0 to 1.
+
     Examples
     --------
     >>> soft(np.array([-3.0, 0.0, 0.25, 3.0]), 1.0).tolist()

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from msapp.synthesis import appearance, warp
+from msapp.synthesis import appearance, view, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire_part
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.change import drop_unseen, strengthen_small
@@ -129,7 +129,7 @@ class HeadGenerator:
         self._zone_of = torch.from_numpy(ZONE_OF_TISSUE).to(self.device)
 
     def draw(self, rng: np.random.Generator) -> Sample:
-        """Draw one head; the same generator state gives the same head."""
+        """Draw one head; one state of ``rng`` gives one head on one device."""
         settings = self.settings
         number = int(rng.integers(len(self._heads)))
         head, labels = self._heads[number], self._tissues[number]
@@ -160,7 +160,7 @@ class HeadGenerator:
                 continue
             image, added = self._image(name, scene, shown, rng)
             if settings.partial and name not in settings.needed and rng.random() < settings.partial:
-                image = image * draw_view(settings.shape, rng, self.device)
+                image = image * view.draw_view(settings.shape, rng, self.device)
             images.append(image)
             if settings.as_seen and name == appearance.FLAIR:
                 lesions = lesions * drop_unseen(lesions > HALF, added)
@@ -212,8 +212,8 @@ class HeadGenerator:
     def _shown(self, zones: torch.Tensor, rng: np.random.Generator) -> torch.Tensor | None:
         """Draw what skull stripping, defacing and the field of view leave; None is everything."""
         if rng.random() < self.settings.stripped:
-            return appearance.draw_stripping(zones, self.settings.spacing_mm, rng)
-        return appearance.draw_cuts(zones, self.settings.spacing_mm, rng)
+            return view.draw_stripping(zones, self.settings.spacing_mm, rng)
+        return view.draw_cuts(zones, self.settings.spacing_mm, rng)
 
     def _image(
         self,
@@ -244,24 +244,6 @@ class HeadGenerator:
         if family == 'T1w' and rng.random() < self.settings.gadolinium:
             family = 'ce-gadolinium_T1w'
         return appearance.family_signals(family, rng), family
-
-
-def draw_view(
-    shape: tuple[int, int, int], rng: np.random.Generator, device: torch.device
-) -> torch.Tensor:
-    """Draw a field of view that ends within the grid, most often along z.
-
-    Returns
-    -------
-    (I, J, K) tensor of float32, 0 or 1
-    """
-    axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))
-    seen = torch.arange(shape[axis], device=device) < rng.uniform(0.2, 0.9) * shape[axis]
-    if rng.random() < 0.5:
-        seen = seen.flip(0)
-    sides = [1, 1, 1]
-    sides[axis] = shape[axis]
-    return seen.reshape(sides).float().expand(*shape)
 
 
 def push_points(points: torch.Tensor, zones: torch.Tensor, largest_mm: float) -> torch.Tensor:

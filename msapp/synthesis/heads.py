@@ -19,6 +19,7 @@ from msapp.files import atomic_path
 from msapp.imaging import geometry, registration
 from msapp.imaging.distance import dilate_mm, erode_mm
 from msapp.imaging.tissue import ZONES as ZONES
+from msapp.provenance import sha256_file
 from msapp.synthesis.contrast import CONTRASTS
 
 # Tissue: its zone, its material in `contrast.CONTRASTS`, and the labels that it gathers from both
@@ -61,6 +62,8 @@ LARGEST_LABEL = 600
 # Sulci up to twice as wide lie within the brain mask, as in manual masks.
 CLOSING_MM = 5.0
 MARGIN_VOXELS = 4
+# Raise when what is prepared of heads or patients changes: what is kept is then prepared anew.
+PREPARATION = 1
 
 
 @dataclass(frozen=True)
@@ -88,11 +91,15 @@ class Head:
         """(I, J, K) ndarray of uint8, index into `ZONES`."""
         return ZONE_OF_TISSUE[self.tissues]
 
-    def save(self, path: Path) -> None:
-        """Write the head to an ``.npz`` file."""
+    def save(self, path: Path, *, source: str = '') -> None:
+        """Write the head to an ``.npz`` file, and what it was made from; see `source_of`."""
         with atomic_path(path) as temporary, temporary.open('wb') as stream:
             np.savez_compressed(
-                stream, tissues=self.tissues, affine=self.affine, to_mni=self.to_mni
+                stream,
+                tissues=self.tissues,
+                affine=self.affine,
+                to_mni=self.to_mni,
+                source=source,
             )
 
     @classmethod
@@ -208,14 +215,14 @@ def _stripped_t1w(tissues: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
 
 
 def prepare_heads(folder: Path, cache: Path, *, seed: int = 0) -> Iterator[Path]:
-    """Read all label maps of a folder once; give the prepared files.
+    """Read each label map of a folder once, and again when it changes; give the prepared files.
 
     Parameters
     ----------
     folder : Path
         Holds ``*.nii.gz`` label maps.
     cache : Path
-        Gets one ``.npz`` file a map; what is there already is used.
+        Gets one ``.npz`` file a map; what was prepared of the same map is used.
 
     Raises
     ------
@@ -227,6 +234,19 @@ def prepare_heads(folder: Path, cache: Path, *, seed: int = 0) -> Iterator[Path]
         raise InputError(f'{folder}: no label maps (*.nii.gz). Give the folder of head label maps.')
     for path in maps:
         target = cache / f'{path.name.partition(".")[0]}.npz'
-        if not target.exists():
-            read_head(path, seed=seed).save(target)
+        source = source_of(path)
+        if _kept_source(target) != source:
+            read_head(path, seed=seed).save(target, source=source)
         yield target
+
+
+def source_of(path: Path) -> str:
+    """Return what a head that is made of a label map now is made from: map and preparation."""
+    return f'{PREPARATION} {sha256_file(path)}'
+
+
+def _kept_source(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with np.load(path) as file:
+        return str(file['source']) if 'source' in file else None

@@ -240,6 +240,13 @@ def choose_sites(
 def sample_patch(patch: Patch, volume_affine: np.ndarray, scan: Scan) -> Patch | None:
     """Sample a patch of a head on a scan's grid.
 
+    Parameters
+    ----------
+    patch : Patch
+    volume_affine : (4, 4) ndarray
+        Voxel to world of the volume that it is a piece of, mm.
+    scan : Scan
+
     Returns
     -------
     Patch or None

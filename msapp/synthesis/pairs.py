@@ -43,7 +43,9 @@ NEW_CENTRED = 0.6
 OTHER_CONTRAST, FLUCTUATION = 0.25, 0.12
 # What readers mark is seen: no part of a lesion is dimmer, relative to its mean.
 DIMMEST = 0.6
-FLUCTUATION_MM, FLOW_MM, BEND_MM = 10.0, 12.0, 25.0
+FLUCTUATION_MM, BEND_MM = 10.0, 25.0
+# See `appearance.add_flow`.
+FLOW_MM, LEAST_FLOW = 12.0, 1.0
 # Where increases are such that readers mark them (`as_seen`), none is smaller.
 LEAST_INCREASE_MM3 = 3.0
 
@@ -154,18 +156,6 @@ def _vary(scene: appearance.Scene, rng: np.random.Generator) -> appearance.Scene
     )
 
 
-def _add_flow(
-    image: torch.Tensor, scene: appearance.Scene, rng: np.random.Generator
-) -> torch.Tensor:
-    """Let fluid shine at one visit where it does not at the other, in half of the cases."""
-    if rng.random() < 0.5:
-        return image
-    fluid = appearance.zone_in(scene.zones, 'ventricles', 'csf').float()
-    control = warp.control_points(image.shape, scene.spacing_mm, FLOW_MM)
-    field = warp.smooth_noise(tuple(image.shape), control, rng, image.device)[0]
-    return image + fluid * (field - 1).clamp(min=0) * rng.uniform(0.2, 1.0)
-
-
 class PairGenerator(HeadGenerator):
     """Draw pairs of visits."""
 
@@ -184,7 +174,7 @@ class PairGenerator(HeadGenerator):
         super().__init__(heads, settings, bank=bank, device=device)
 
     def draw_pair(self, rng: np.random.Generator) -> Pair:
-        """Draw two visits of one head; the same generator state gives the same pair."""
+        """Draw two visits of one head; one state of ``rng`` gives one pair on one device."""
         settings, mm = self.settings, self.settings.spacing_mm
         number = int(rng.integers(len(self._heads)))
         head, labels = self._heads[number], self._tissues[number]
@@ -292,7 +282,8 @@ class PairGenerator(HeadGenerator):
         how = replace(settings, blur_mm=(0, 0), thick=0)
         own = np.random.default_rng(scanner.seed)
         image, _ = appearance.paint(scene, scanner.signals, FLAIR, scanner.lesions, own)
-        image = _add_flow(image, scene, rng)
+        # Fluid that shines at one visit only.
+        image = appearance.add_flow(image, scene, rng, distance_mm=FLOW_MM, least=LEAST_FLOW)
         return image_slices(image, mm, scanner, offset, lambda stack: acquire(stack, mm, how, rng))
 
 

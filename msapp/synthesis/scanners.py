@@ -142,6 +142,18 @@ def unstack(
 ) -> torch.Tensor:
     """Interpolate a stack back to the voxels that `stack_of` took it from.
 
+    Parameters
+    ----------
+    stack : tensor of float32
+    padded : torch.Size
+        As `stack_of` returned them.
+    axis : int
+        Along which the slices lie.
+    offset : int
+        As `stack_of` was given it, voxels.
+    length : int
+        Voxels along the axis of the image.
+
     Returns
     -------
     (I, J, K) tensor of float32

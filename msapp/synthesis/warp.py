@@ -51,9 +51,9 @@ def draw_affine(rng: np.random.Generator, settings: WarpSettings) -> np.ndarray:
 def noise_like(
     shape: tuple[int, ...], rng: np.random.Generator, device: torch.device
 ) -> torch.Tensor:
-    """Return standard normal values, the same for one generator state on any device.
+    """Return standard normal values, drawn on the device by torch, seeded from ``rng``.
 
-    Small arrays are drawn by NumPy; large ones on the device, seeded from ``rng``.
+    CPU and GPU have other generators: one state of ``rng`` gives other values on each.
     """
     seed = int(rng.integers(2**62))
     generator = torch.Generator(device=device).manual_seed(seed)

@@ -32,11 +32,14 @@ class HeadWithBrain:
 
     Attributes
     ----------
+    name : str
+        Of the person.
     image : nibabel.Nifti1Image of float32
         Bias-corrected, at half the network's voxel.
     brain : nibabel.Nifti1Image of uint8
     """
 
+    name: str
     image: nib.Nifti1Image
     brain: nib.Nifti1Image
 
@@ -49,15 +52,16 @@ class HeadWithBrain:
         """Write an ``.npz`` file."""
         image, brain = (np.asanyarray(item.dataobj) for item in (self.image, self.brain))
         with atomic_path(path) as temporary, temporary.open('wb') as stream:
-            np.savez_compressed(stream, image=image, brain=brain, affine=self.image.affine)
+            np.savez_compressed(
+                stream, name=self.name, image=image, brain=brain, affine=self.image.affine
+            )
 
     @classmethod
     def load(cls, path: Path) -> HeadWithBrain:
         """Read what `save` wrote."""
         with np.load(path) as file:
-            return cls(
-                *(nib.Nifti1Image(file[name], file['affine']) for name in ('image', 'brain'))
-            )
+            images = (nib.Nifti1Image(file[key], file['affine']) for key in ('image', 'brain'))
+            return cls(str(file['name']), *images)
 
 
 def read_brains(
@@ -105,7 +109,7 @@ def _prepare(case: RealBrain, data: Path, voxel_mm: float) -> HeadWithBrain:
             f'{data / case.brain}: no brain where {case.image} lies. Check the mask, and the '
             'transform.'
         )
-    return HeadWithBrain(image, geometry.like(brain.astype(np.uint8), image))
+    return HeadWithBrain(case.name, image, geometry.like(brain.astype(np.uint8), image))
 
 
 def head_transform() -> tio.Transform:
@@ -123,18 +127,17 @@ def head_transform() -> tio.Transform:
 class BrainCases:
     """Real heads, moved and varied, with what is brain in them."""
 
-    description = 'images of real heads with manual brain masks'
-
     def __init__(self, heads: Sequence[HeadWithBrain], recipe: Recipe) -> None:
         """Hold the heads."""
+        self.description = f'real heads with manual brain masks ({len(heads)} images)'
         self._heads = [(head, head.centre_mm) for head in heads]
         self._recipe = recipe
         self._warp = make_settings(recipe).warp
         self._transform = head_transform()
 
     def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self._heads)
+        """Return the number of people; of one there may be several images."""
+        return len({head.name for head, _ in self._heads})
 
     def wholes(self) -> list[Item]:
         """Return each head in a window about its brain."""

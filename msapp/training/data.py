@@ -19,15 +19,15 @@ from msapp.bids.nifti import check_length, open_image, readable
 from msapp.errors import InputError, UsageError
 from msapp.inference.normalise import HEAD, clip_white_matter, scale_head
 from msapp.provenance import sha256_file
+from msapp.synthesis.change import LESION_SHARE
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
-from msapp.synthesis.heads import Head, prepare_heads
+from msapp.synthesis.heads import PREPARATION, Head, prepare_heads
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.synthesis.pairs import PairSettings
 from msapp.training.recipe import Recipe
 
 # White matter's mode is known exactly for a drawn head only; for a patient it is estimated.
 SCALE_ERROR = 0.08
-LESION_SHARE = 0.5
 
 Item = dict[str, torch.Tensor]
 
@@ -120,6 +120,8 @@ def read_bank(recipe: Recipe, data: Path) -> LesionBank | None:
 def kept_path(folder: Path, name: str, entry: object, files: Iterable[Path]) -> Path:
     """Return where what is made of some files is kept: ``FOLDER/NAME-HASH.npz``.
 
+    Another `PREPARATION` is another place.
+
     Parameters
     ----------
     folder : Path
@@ -135,7 +137,7 @@ def kept_path(folder: Path, name: str, entry: object, files: Iterable[Path]) -> 
     InputError
         If a file does not exist.
     """
-    digest = hashlib.sha256(str(entry).encode())
+    digest = hashlib.sha256(f'{PREPARATION} {entry}'.encode())
     for path in files:
         if not path.is_file():
             raise InputError(f'{path}: the file does not exist. Check the recipe, and --data.')

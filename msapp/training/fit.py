@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -127,6 +127,17 @@ def train(
     -------
     Path
         Folder of the exported model.
+
+    Raises
+    ------
+    UsageError
+        If the recipe has no such fold, lacks what is to be drawn from, or leaves nothing to learn
+        from or to validate on; if ``out`` holds a training of other settings; or if
+        ``start_from`` has another architecture.
+    InputError
+        If data are missing or cannot be used.
+    MissingDependencyError
+        If a model that the recipe or ``start_from`` names is not installed.
     """
     lightning.seed_everything(seed, verbose=False)
     if threads:
@@ -149,30 +160,15 @@ def train(
             seed=seed + resumed,
         )
     )
-    spec, start = job.spec, {}
+    start: dict[str, torch.Tensor] = {}
     if start_from:
         start = load_network(load_spec(start_from)).state_dict()
-        spec = describe_start(spec, load_spec(start_from))
+        job = replace(job, spec=describe_start(job.spec, load_spec(start_from)))
         load_start(job.module.network, start, recipe.schedule.only)
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
-    try:
-        trainer.fit(
-            job.module,
-            train_dataloaders=job.batches,
-            val_dataloaders=job.validation or None,
-            ckpt_path=checkpoint if resumed else None,
-        )
-    except SystemExit:
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
+    _run(trainer, job, checkpoint if resumed else None)
+    _export(job, checkpoint, start, keep_start, out / 'model')
     draw_curves(out / 'log', out / 'curves.png')
-    # A checkpoint's weights are the running mean; the module has it only if it took a step.
-    job.module.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
-    if start and keep_start:
-        weights = mix_weights(job.module.network.state_dict(), start, keep_start)
-        job.module.network.load_state_dict(weights)
-    save_model(out / 'model', spec, job.module.network)
     return out / 'model'
 
 
@@ -197,6 +193,36 @@ class _Job:
     batches: DataLoader[Item]
     validation: list[DataLoader[Item]]
     spec: ModelSpec
+
+
+def _run(trainer: lightning.Trainer, job: _Job, checkpoint: Path | None) -> None:
+    try:
+        trainer.fit(
+            job.module,
+            train_dataloaders=job.batches,
+            val_dataloaders=job.validation or None,
+            ckpt_path=checkpoint,
+        )
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+
+
+def _export(
+    job: _Job,
+    checkpoint: Path,
+    start: Mapping[str, torch.Tensor],
+    keep_start: float,
+    folder: Path,
+) -> None:
+    """Write the model: the checkpoint's weights, mixed with some of those it started from."""
+    # A checkpoint's weights are the running mean; the module has it only if it took a step.
+    job.module.load_state_dict(load_checkpoint(checkpoint)['state_dict'])
+    if start and keep_start:
+        weights = mix_weights(job.module.network.state_dict(), start, keep_start)
+        job.module.network.load_state_dict(weights)
+    save_model(folder, job.spec, job.module.network)
 
 
 def _segmentation_job(given: _Given) -> _Job:

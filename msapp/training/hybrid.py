@@ -24,6 +24,7 @@ from msapp.imaging.distance import DistanceMaps, distance_maps
 from msapp.inference.patches import Patch, corners
 from msapp.lesions.candidates import Candidates, find_candidates
 from msapp.synthesis.change import LESION_SHARE
+from msapp.synthesis.heads import PREPARATION
 from msapp.synthesis.pairs import PairGenerator
 from msapp.training.data import Item
 from msapp.training.module import NetworkTraining, dice_per_class
@@ -107,7 +108,21 @@ class Case:
 
 
 def make_case(name: str, candidates: Candidates, maps: DistanceMaps, truth: np.ndarray) -> Case:
-    """Gather what step one found between two visits."""
+    """Gather what step one found between two visits.
+
+    Parameters
+    ----------
+    name : str
+    candidates : Candidates
+    maps : DistanceMaps
+        Of the intersection of the brain masks, mm; kept in half precision.
+    truth : (I, J, K) ndarray of bool
+        New lesions.
+
+    Returns
+    -------
+    Case
+    """
     distances = np.stack([maps.depth, maps.below_vertex, maps.from_occiput])
     return Case(
         name=name,
@@ -119,7 +134,27 @@ def make_case(name: str, candidates: Candidates, maps: DistanceMaps, truth: np.n
 
 
 def find_case(name: str, images: torch.Tensor, truth: torch.Tensor, spacing_mm: float) -> Case:
-    """Run step one on two FLAIRs, (2, I, J, K), that are 0 outside the brain of either."""
+    """Run step one on two FLAIRs.
+
+    Parameters
+    ----------
+    name : str
+    images : (2, I, J, K) tensor of float32
+        Earlier and later visit; 0 outside the brain of either.
+    truth : (I, J, K) tensor of bool
+        New lesions.
+    spacing_mm : float
+        Of the grid, isotropic.
+
+    Returns
+    -------
+    Case
+
+    Raises
+    ------
+    InputError
+        If the two show no brain in common, or the later one has one intensity only.
+    """
     previous, current = images.cpu().numpy()
     brain, spacing = (current > 0) & (previous > 0), (spacing_mm,) * 3
     candidates = find_candidates(previous, current, brain, spacing)
@@ -158,7 +193,8 @@ def read_drawn_cases(
         What heads and lesions are drawn from; from another one pairs are drawn anew.
     """
     cases = []
-    settings = hashlib.sha256(f'{generator.settings} {seed} {origin}'.encode()).hexdigest()[:8]
+    what = f'{PREPARATION} {generator.settings} {seed} {origin}'
+    settings = hashlib.sha256(what.encode()).hexdigest()[:8]
     for number in range(count):
         path = cache / FOLDER / f'{prefix}-{settings}-{number + 1:03}.npz'
         if not path.exists():

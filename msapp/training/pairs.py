@@ -20,8 +20,9 @@ from msapp.synthesis.lesion_bank import LesionBank, LoadSettings
 from msapp.synthesis.pairs import CHANNELS, DIMMEST, PairGenerator, PairSettings, draw_rigid
 from msapp.synthesis.scanners import Slices, draw_offset, stack_of, unstack
 from msapp.training.data import Item, make_pair_settings
+from msapp.training.patients import SOFTEST_BORDER_MM
 from msapp.training.recipe import Recipe
-from msapp.training.visits import Visits, keep_lesions, swap_visits
+from msapp.training.visits import Visits, keep_lesions, pad_visits, swap_visits
 
 # Errors of white matter's estimated mode: of both visits alike, and of each.
 SHARED_ERROR, OWN_ERROR = 0.06, 0.03
@@ -35,7 +36,6 @@ NEW_PAINTED, OLD_PAINTED = 0.7, 0.3
 OLD = LoadSettings(none=0, patient=0.7, second=0, thinned=1.0, singles=4)
 # New lesions are painted where tissue is not bright already, relative to white matter.
 BRIGHT = 1.25
-SOFTEST_BORDER_MM = 0.8
 CONTRAST_SPREAD = 0.08
 AXIAL = 2
 
@@ -188,7 +188,21 @@ def paint_change(
 def through_slices(
     share: torch.Tensor, spacing_mm: float, slice_mm: float, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Blur a map as axial slices do that were interpolated; they may begin anywhere."""
+    """Blur a map as axial slices do that were interpolated; they may begin anywhere.
+
+    Parameters
+    ----------
+    share : (I, J, K) tensor of float32
+    spacing_mm : float
+        Of the grid, isotropic.
+    slice_mm : float
+        Thickness of the slices; no more than ``spacing_mm`` leaves the map as it is.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    (I, J, K) tensor of float32
+    """
     if slice_mm <= spacing_mm:
         return share
     slices = Slices(AXIAL, float(slice_mm))
@@ -206,10 +220,10 @@ class PairCases:
         self, visits: Sequence[Visits], recipe: Recipe, bank: LesionBank | None = None
     ) -> None:
         """Hold the visits, and the lesions to paint into them."""
-        self._all = [keep_lesions(patient) for patient in visits]
+        self._settings = make_pair_settings(recipe)
+        self._all = [pad_visits(keep_lesions(patient), self._settings.shape) for patient in visits]
         self._pairs = [patient for patient in self._all if patient.paired]
         self._bank = bank
-        self._settings = make_pair_settings(recipe)
 
     def __len__(self) -> int:
         """Return the number of patients."""

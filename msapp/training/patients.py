@@ -21,16 +21,10 @@ from msapp.imaging.midpoint import find_midpoint
 from msapp.imaging.registration import register_linear
 from msapp.inference.normalise import clip_white_matter
 from msapp.synthesis import appearance, warp
+from msapp.synthesis.change import LESION_SHARE
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import LesionBank
-from msapp.training.data import (
-    LESION_SHARE,
-    Item,
-    kept_path,
-    load_image,
-    load_mask,
-    make_settings,
-)
+from msapp.training.data import Item, kept_path, load_image, load_mask, make_settings
 from msapp.training.recipe import RealCase, Recipe
 from msapp.training.visits import box_of
 
@@ -180,6 +174,14 @@ def case_transform() -> tio.Transform:
     )
 
 
+def _as_large(subject: tio.Subject, window: Sequence[int]) -> tio.Subject:
+    """Pad a subject with nothing, where a patch is larger."""
+    shape = np.maximum(subject.spatial_shape, window)
+    if tuple(shape) == subject.spatial_shape:
+        return subject
+    return tio.CropOrPad(tuple(shape.tolist()))(subject)
+
+
 class Cases:
     """Patches of real patients, most about lesions, with one contrast missing at times.
 
@@ -192,7 +194,7 @@ class Cases:
         self, subjects: Sequence[tio.Subject], recipe: Recipe, bank: LesionBank | None = None
     ) -> None:
         """Hold the subjects, and the lesions to paint into them."""
-        self._subjects = list(subjects)
+        self._subjects = [_as_large(subject, recipe.window) for subject in subjects]
         self._bank = bank
         self._channels = _contrasts(recipe)
         self._settings = make_settings(recipe)

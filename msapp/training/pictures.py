@@ -52,8 +52,13 @@ def draw_feed(items: list[Item], path: Path) -> None:
 
 
 def draw_curves(log: Path, path: Path) -> None:
-    """Draw loss and Dice over the steps from the ``metrics.csv`` of all parts of a training."""
+    """Draw loss and Dice over the steps from the ``metrics.csv`` of all parts of a training.
+
+    Nothing is drawn of a training that ended before anything was logged.
+    """
     parts = [pd.read_csv(part) for part in sorted(log.glob('*/metrics.csv'))]
+    if not parts:
+        return
     table = pd.concat(parts).sort_values('step')
     figure = Figure(figsize=(10, 4))
     left, right = figure.subplots(1, 2)

@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
 from msapp.files import atomic_path
 from msapp.imaging import geometry
@@ -28,7 +29,7 @@ from msapp.training.recipe import RealPair, RealVisit, Recipe
 
 FOLDER = 'pairs'
 MARGIN_VOXELS = 4
-# The smallest sides of what is kept of a head; patches are cut from it.
+# The smallest sides of what is kept of a head. Patches are cut from it; see `pad_visits`.
 SMALLEST_SIDE = 96
 # Lesions are brighter than white matter's mode by a tenth at least.
 HYPERINTENSE = 1.1
@@ -109,6 +110,34 @@ def swap_visits(visits: Visits) -> Visits:
         increase=visits.decrease,
         decrease=visits.increase,
         slice_mm=visits.slice_mm[::-1],
+    )
+
+
+def pad_visits(visits: Visits, shape: Sequence[int]) -> Visits:
+    """Return visits with nothing added around them, as far as a patch is larger.
+
+    Parameters
+    ----------
+    visits : Visits
+    shape : sequence of int
+        Sides of a patch, voxels.
+    """
+    short = [max(0, side - own) for side, own in zip(shape, visits.white.shape, strict=True)]
+    if not any(short):
+        return visits
+    before = [missing // 2 for missing in short]
+    after = [missing - first for missing, first in zip(short, before, strict=True)]
+    # torch names the last axis first.
+    widths = [width for sides in zip(before[::-1], after[::-1], strict=True) for width in sides]
+    affine = visits.affine.copy()
+    affine[:3, 3] = nib.affines.apply_affine(visits.affine, np.negative(before))
+    return replace(
+        visits,
+        images=functional.pad(visits.images, widths),
+        white=functional.pad(visits.white, widths),
+        increase=functional.pad(visits.increase, widths),
+        decrease=functional.pad(visits.decrease, widths),
+        affine=affine,
     )
 
 
@@ -275,7 +304,7 @@ def _register(
 
 
 def box_of(mask: np.ndarray) -> tuple[slice, ...]:
-    """Return the box about a mask, with a margin, as large as a patch at least."""
+    """Return the box about a mask, with a margin, of `SMALLEST_SIDE` where there is room."""
     box = []
     for side, length in zip(
         ndimage.find_objects(mask.astype(np.uint8))[0], mask.shape, strict=True

@@ -18,7 +18,7 @@ from msapp.cli.train import main
 from msapp.errors import MissingDependencyError, UsageError
 from msapp.models.registry import load_network, load_spec
 from msapp.models.spec import Named
-from msapp.synthesis.heads import NAMES, Head
+from msapp.synthesis.heads import NAMES, Head, source_of
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank
 from msapp.training import fit, module, patients
 from msapp.training.data import make_pair_settings, make_settings
@@ -79,9 +79,11 @@ def folder(tmp_path_factory):
         tissues = np.digitize(-radius, [-18.0, -15.0, -10.0, -5.0]).astype(np.uint8)
         affine = np.diag([3.0, 3, 3, 1])
         affine[:3, 3] = -58.5
-        Head(name, tissues, affine, np.eye(4)).save(cache / f'{name}.npz')
+        path = root / 'data' / 'heads' / f'{name}.nii.gz'
+        nib.save(nib.Nifti1Image(tissues, affine), path)
         # What is prepared is not read again.
-        nib.save(nib.Nifti1Image(tissues, affine), root / 'data' / 'heads' / f'{name}.nii.gz')
+        head = Head(name, tissues, affine, np.eye(4))
+        head.save(cache / f'{name}.npz', source=source_of(path))
     (root / 'recipe.toml').write_text(RECIPE)
     return root
 
@@ -169,6 +171,18 @@ def test_each_call_has_its_own_minutes(folder, trained, tmp_path):
     assert 0 < steps[0] < steps[1]
 
 
+def test_a_training_without_a_log_is_exported_all_the_same(folder, trained, tmp_path):
+    for kept in ('cache', 'checkpoints'):
+        shutil.copytree(trained / kept, tmp_path / kept)
+    given = [folder / 'recipe.toml', tmp_path, '--data', folder / 'data', '--threads', '1']
+    assert main([str(item) for item in (*given, '--workers', '0', '--device', 'cpu')]) == 0
+    assert not (tmp_path / 'curves.png').exists()
+    exported, before = (
+        load_network(load_spec(p / 'model')).state_dict() for p in (tmp_path, trained)
+    )
+    assert all(torch.equal(exported[name], tensor) for name, tensor in before.items())
+
+
 @pytest.mark.parametrize(
     ('flags', 'named'),
     [(['--learning-rate', '1e-5'], '"learning_rate": 1e-05'), (['--from', 'anatomy'], '"from"')],
@@ -234,6 +248,14 @@ def test_a_part_that_is_not_there_is_refused(folder):
     recipe = load_recipe(str(folder / 'recipe.toml'), {'only': 'tail'})
     with pytest.raises(UsageError, match=r'no part "tail"\. Choose one of unet, head'):
         module.Segmentation(recipe)
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
+    (tmp_path / 'file').touch()
+    assert main(['lesions', str(tmp_path / 'file' / 'x'), '--data', str(tmp_path)]) == 70
+    error = capsys.readouterr().err
+    assert error.startswith(f'msapp-train: error: {tmp_path / "file" / "x"}')
+    assert error.endswith(': Not a directory.\n')
 
 
 def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, capsys):

@@ -10,7 +10,6 @@ from scipy import special
 
 from msapp.evaluation.calibration import (
     apply_temperature,
-    brier_score,
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
@@ -43,12 +42,10 @@ class TestReliability:
     def test_certain_and_right_has_no_error(self):
         truth = np.array([True, False, True])
         assert expected_calibration_error(truth.astype(float), truth) == 0
-        assert brier_score(truth.astype(float), truth) == 0
 
     def test_certain_and_wrong_has_all(self):
         truth = np.array([True, False, True])
         assert expected_calibration_error(1.0 - truth, truth) == 1
-        assert brier_score(1.0 - truth, truth) == 1
 
     def test_one_belongs_to_the_last_bin(self):
         curve = reliability_curve(np.array([1.0, 0.5]), np.array([True, True]), bins=2)
@@ -63,22 +60,19 @@ class TestReliability:
         inside = np.array([[True, True], [False, False]])
         assert expected_calibration_error(probability, truth) == 0
         assert expected_calibration_error(probability, truth, inside=inside) == 0.5
-        assert brier_score(probability, truth, inside=inside) == 0.25
 
     def test_no_voxel_has_no_score(self):
         none = np.zeros(3, bool)
         assert math.isnan(expected_calibration_error(np.zeros(3), none, inside=none))
-        assert math.isnan(brier_score(np.zeros(3), none, inside=none))
 
     @pytest.mark.parametrize('probability', [[-0.1, 0.5], [0.5, 1.1], [0.5, math.nan]])
     def test_what_is_no_probability_is_refused(self, probability):
-        for score in (brier_score, expected_calibration_error):
-            with pytest.raises(ValueError, match='probability must be in'):
-                score(np.array(probability), np.array([True, False]))
+        with pytest.raises(ValueError, match='probability must be in'):
+            expected_calibration_error(np.array(probability), np.array([True, False]))
 
     def test_shapes_and_bins_are_checked(self):
         with pytest.raises(ValueError, match='shapes must be equal'):
-            brier_score(np.zeros(3), np.zeros(2, bool))
+            expected_calibration_error(np.zeros(3), np.zeros(2, bool))
         with pytest.raises(ValueError, match='bins must be at least 1'):
             reliability_curve(np.zeros(2), np.zeros(2, bool), bins=0)
 

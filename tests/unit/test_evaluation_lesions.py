@@ -18,12 +18,8 @@ from msapp.evaluation.lesionwise import (
     score_any_overlap,
     score_ivadomed,
 )
-from msapp.evaluation.overlaps import (
-    crop_box,
-    label_lesions,
-    pair_labels,
-    pair_lesions,
-)
+from msapp.evaluation.overlaps import label_lesions, pair_labels, pair_lesions
+from msapp.lesions.instances import crop_box
 
 UNIT = (1.0, 1.0, 1.0)
 

@@ -189,7 +189,8 @@ class TestDistances:
         metrics = pytest.importorskip('monai.metrics')
         import torch
 
-        from msapp.evaluation.voxel import FACES, surface_distances_mm, surface_mm
+        from msapp.evaluation.voxel import surface_distances_mm, surface_mm
+        from msapp.lesions.instances import FACES
 
         first, second = blobs(seed)
         tensors = [torch.tensor(mask[None, None]).float() for mask in (first, second)]

@@ -10,10 +10,10 @@ import torch
 from scipy import ndimage
 
 from msapp.inference.normalise import scale_head
-from msapp.synthesis import appearance, warp
+from msapp.synthesis import appearance, view, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
 from msapp.synthesis.change import strengthen_small
-from msapp.synthesis.generator import GeneratorSettings, HeadGenerator, draw_view, push_points
+from msapp.synthesis.generator import GeneratorSettings, HeadGenerator, push_points
 from msapp.synthesis.heads import NAMES, ZONES, Head
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank, LoadSettings
 from msapp.synthesis.warp import WarpSettings
@@ -172,7 +172,7 @@ def test_families_keep_the_order_of_fluid_and_white_matter(family):
 def test_a_defaced_head_keeps_its_brain(head):
     zones = torch.from_numpy(head.zones)
     for seed in range(30):
-        cut = appearance.deface(zones, 1.0, np.random.default_rng(seed))
+        cut = view.deface(zones, 1.0, np.random.default_rng(seed))
         assert (cut[zones > 0] == 1).all()
         assert (cut == 0).any()
 
@@ -249,10 +249,10 @@ def test_a_field_of_view_may_end_early_where_a_channel_is_not_needed(head, bank)
         assert torch.equal(flair, same)
         assert torch.equal(part[part != 0], whole[part != 0])
         assert 0 < (part != 0).sum() < (whole != 0).sum()
-        view = draw_view((10, 20, 30), np.random.default_rng(seed), torch.device('cpu'))
-        assert 0.1 < view.mean() < 0.95
+        shown = view.draw_view((10, 20, 30), np.random.default_rng(seed), torch.device('cpu'))
+        assert 0.1 < shown.mean() < 0.95
         # It is all or nothing in every plane of one axis.
-        planes = [view.mean(dim=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+        planes = [shown.mean(dim=axes) for axes in ((1, 2), (0, 2), (0, 1))]
         assert any(set(item.tolist()) == {0.0, 1.0} for item in planes)
 
 

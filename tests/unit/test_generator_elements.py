@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from msapp.synthesis import appearance, generator, warp
+from msapp.synthesis import appearance, generator, view, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
 from msapp.synthesis.appearance import FOLD, UNEVEN, LesionSettings
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
@@ -190,7 +190,7 @@ def test_heads_may_be_cut_above_below_and_before_the_face(head):
     zones = torch.from_numpy(head.zones)
     counts = dict.fromkeys(('whole', 'below', 'above', 'oblique'), 0)
     for seed in range(80):
-        shown = appearance.draw_cuts(zones, 1.0, np.random.default_rng(seed))
+        shown = view.draw_cuts(zones, 1.0, np.random.default_rng(seed))
         if shown is None:
             counts['whole'] += 1
             continue

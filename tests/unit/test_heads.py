@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from msapp.errors import InputError
+from msapp.synthesis import heads
 from msapp.synthesis.heads import (
     NAMES,
     TISSUES,
@@ -76,6 +77,28 @@ def test_a_head_is_read_back_as_it_was(tmp_path):
 def test_an_empty_folder_of_heads_is_named(tmp_path):
     with pytest.raises(InputError, match='no label maps'):
         list(prepare_heads(tmp_path, tmp_path / 'cache'))
+
+
+def test_a_label_map_is_read_once_and_again_when_it_changes(tmp_path, monkeypatch):
+    def read(path, *, seed):
+        reads.append(path.name)
+        return Head('one', np.ones((2, 2, 2), np.uint8), np.eye(4), np.eye(4))
+
+    reads = []
+    monkeypatch.setattr(heads, 'read_head', read)
+    cache, path = tmp_path / 'cache', tmp_path / 'one.nii.gz'
+    read(path, seed=0).save(cache / 'one.npz')  # of an earlier version, from nobody knows what
+    path.write_bytes(b'a map')
+    reads.clear()
+    for expected in (1, 1):
+        assert list(prepare_heads(tmp_path, cache)) == [cache / 'one.npz']
+        assert len(reads) == expected
+    path.write_bytes(b'an edited map')
+    list(prepare_heads(tmp_path, cache))
+    assert len(reads) == 2
+    monkeypatch.setattr(heads, 'PREPARATION', heads.PREPARATION + 1)
+    list(prepare_heads(tmp_path, cache))
+    assert len(reads) == 3
 
 
 @pytest.fixture

@@ -50,9 +50,14 @@ def test_the_midpoint_is_the_same_whichever_visit_it_is_reckoned_from(first):
 
 def test_two_visits_are_as_far_from_their_midpoint_as_each_other():
     centred = midpoint.recentre(MAPS[:2])
-    sizes = [geometry.rigid_size(np.linalg.inv(matrix)) for matrix in centred]
-    assert sizes[0] == pytest.approx(sizes[1], abs=1e-6)
-    assert sizes[0][1] == pytest.approx(geometry.rigid_size(MAPS[1])[1] / 2, abs=1e-6)
+    back = [np.linalg.inv(matrix) for matrix in centred]
+    shifts = [np.linalg.norm(matrix[:3, 3]) for matrix in back]
+    assert shifts[0] == pytest.approx(shifts[1], abs=1e-6)
+    first, second, whole = (
+        Rotation.from_matrix(matrix[:3, :3]).magnitude() for matrix in (*back, MAPS[1])
+    )
+    assert first == pytest.approx(second, abs=1e-8)
+    assert first == pytest.approx(whole / 2, abs=1e-8)
 
 
 @pytest.fixture(scope='module')

@@ -82,6 +82,12 @@ def test_heads_of_a_fold_are_left_out_and_others_are_read_again(recipe, data, he
     assert np.array_equal(kept[0].brain.dataobj, heads[1].brain.dataobj)
 
 
+def test_two_images_of_one_person_are_one_in_number(recipe, heads):
+    cases = brains.BrainCases([*heads, heads[0]], recipe)
+    assert len(cases) == 2
+    assert '(3 images)' in cases.description
+
+
 def test_a_corrected_mask_is_read_anew(recipe, data, heads):
     rewrite(data / 'one_mask.nii.gz', lambda mask: mask * (np.indices(mask.shape)[0] < 50))
     again = brains.read_brains(recipe, data, data / 'cache')

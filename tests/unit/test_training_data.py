@@ -10,8 +10,8 @@ from scipy import ndimage
 
 from msapp.errors import UsageError
 from msapp.synthesis.lesion_bank import AFFINE, SHAPE, LesionBank
-from msapp.training import patients
-from msapp.training.data import Mixture, read_heads
+from msapp.training import data, patients
+from msapp.training.data import Mixture, kept_path, read_heads
 from msapp.training.recipe import load_recipe
 
 SIDE = 96
@@ -102,6 +102,26 @@ def test_a_whole_patient_is_as_it_is_with_zeros_for_what_is_missing(patient):
     assert item['image'].shape == (2, SIDE, SIDE, SIDE)
     assert [channel.unique().tolist() for channel in item['image']] == [[1], [0]]
     assert item['target'].nonzero().tolist() == [[0, 1, 2, 3]]
+
+
+def test_a_patient_may_be_smaller_than_the_window(patient):
+    patient['lesions'].data[:, 1, 2, 3] = 1
+    recipe = load_recipe('lesions').model_copy(update={'window': (SIDE, SIDE, SIDE + 8)})
+    cases = patients.Cases([patient], recipe)
+    for seed in range(3):
+        item = cases.draw(np.random.default_rng(seed))
+        assert item['image'].shape == (2, *recipe.window)
+        assert item['target'].shape == (1, *recipe.window)
+    (whole,) = cases.wholes()
+    assert whole['target'].nonzero().tolist() == [[0, 1, 2, 3 + 4]]
+    assert not whole['image'][..., :4].any()
+
+
+def test_another_preparation_is_kept_elsewhere(tmp_path, monkeypatch):
+    path = kept_path(tmp_path, 'one', 'entry', [])
+    assert kept_path(tmp_path, 'one', 'entry', []) == path
+    monkeypatch.setattr(data, 'PREPARATION', data.PREPARATION + 1)
+    assert kept_path(tmp_path, 'one', 'entry', []) != path
 
 
 def test_visits_of_one_name_are_one_patient(patient):

@@ -17,6 +17,7 @@ from msapp.synthesis.pairs import Pair, PairSettings
 from msapp.training import pairs
 from msapp.training.data import make_pair_settings
 from msapp.training.recipe import load_recipe
+from msapp.training.visits import pad_visits
 
 # Of the images of `patient`.
 SIDE = 48
@@ -133,6 +134,23 @@ def test_patches_are_seeded_and_black_outside_the_brain(patient):
         outside = (first['image'] == 0).all(dim=0)
         assert not first['target'][0][outside].any()
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_patient_may_be_smaller_than_a_patch(patient, monkeypatch):
+    wide = recipe().model_copy(update={'window': (SIDE - 8, SIDE, SIDE + 7)})
+    cases = pairs.PairCases([patient], wide)
+    for share in (0.0, 1.0):
+        monkeypatch.setattr(pairs, 'TWO_VISITS', share)
+        item = cases.draw(np.random.default_rng(0))
+        assert item['image'].shape == (2, *wide.window)
+        assert item['target'].shape == (1, *wide.window)
+    padded = pad_visits(patient, wide.window)
+    assert padded.white.shape == (SIDE, SIDE, SIDE + 7)
+    assert padded.increase.sum() == patient.increase.sum()
+    for visits in (patient, padded):  # it stays where it was
+        middle = visits.increase.nonzero().double().mean(dim=0).numpy()
+        assert nib.affines.apply_affine(visits.affine, middle).tolist() == [14.5 - SIDE / 2] * 3
+    assert pad_visits(patient, (SIDE,) * 3) is patient
 
 
 def test_a_patient_without_bank_is_centred_on_change_and_not_changed(patient, monkeypatch):
