@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f'--keep-start {arguments.keep_start:g}: must be between 0 and 1.')
     if arguments.keep_start and not arguments.start_from:
         raise UsageError('--keep-start needs --from.')
+    if arguments.max_minutes is not None and arguments.max_minutes <= 0:
+        raise UsageError(f'--max-minutes {arguments.max_minutes:g}: must be above 0.')
     if arguments.only and not arguments.start_from:
         raise UsageError('--only needs --from: what does not learn would stay random.')
     given = {name: getattr(arguments, name) for name in ('steps', 'learning_rate', 'only')}

@@ -11,6 +11,7 @@ import numpy as np
 from msapp.errors import InputError
 from msapp.imaging import geometry
 from msapp.imaging.registration import coarse
+from msapp.imaging.tissue import MM3_PER_ML
 from msapp.inference.normalise import scale_head
 from msapp.inference.predictor import predict
 
@@ -25,7 +26,6 @@ CENTRED_MM = 8.0
 MAX_PASSES = 3
 # Less than the smallest adult brain by far: the network has found none.
 SMALLEST_BRAIN_ML = 200.0
-MM3_PER_ML = 1000.0
 
 
 def predict_zones(

@@ -57,9 +57,12 @@ def describe_model(
 def describe_start(spec: ModelSpec, start: ModelSpec) -> ModelSpec:
     """Return the description of a model that began as another: it has learnt from its data too."""
     both = (start.training, spec.training)
+    attribution = start.training.attribution
+    if spec.training.attribution not in attribution:
+        attribution = f'{attribution} {spec.training.attribution}'.strip()
     training = Training(
         data=tuple(dict.fromkeys(item for training in both for item in training.data)),
         synthetic_only=all(training.synthetic_only for training in both),
-        attribution=' '.join(dict.fromkeys(t.attribution for t in both if t.attribution)),
+        attribution=attribution,
     )
     return spec.model_copy(update={'training': training})

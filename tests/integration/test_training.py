@@ -273,6 +273,7 @@ def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, c
         (['--keep-start', '2', '--from', 'lesions'], '--keep-start 2: must be between 0 and 1', 2),
         (['--keep-start', '0.5'], '--keep-start needs --from', 2),
         (['--only', 'head'], '--only needs --from', 2),
+        (['--max-minutes', '0'], '--max-minutes 0: must be above 0', 2),
         (['--fold', 'x'], '--fold x: not in the recipe', 2),
         (['--from', 'nothing'], 'nothing', 69),
         (['--device', 'cuda'], 'GPU', 69),
