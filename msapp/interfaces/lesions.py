@@ -108,7 +108,7 @@ class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
     sources = traits.Dict(mandatory=True, desc='BIDS URI of each contrast')
-    left_out = traits.List(traits.Str(), [], usedefault=True, desc='contrasts that are not used')
+    left_out = traits.List(traits.Str(), desc='contrasts that are not used')
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
     mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
     seed = traits.Int(0, usedefault=True)
@@ -138,7 +138,8 @@ class SegmentLesions(NodeInterface):
         spec = load_spec(inputs.model)
         network, brain = load_network(spec), mask_array(inputs.brain_mask)
         there = _images(inputs)
-        images = {name: image for name, image in there.items() if name not in inputs.left_out}
+        left_out = inputs.left_out if isdefined(inputs.left_out) else []
+        images = {name: image for name, image in there.items() if name not in left_out}
         options: dict[str, Any] = {'flips': inputs.flips, 'device': current_device()}
         probability = predict_lesions(images, brain, network, spec, **options)
         maps, files = None, {}
@@ -157,8 +158,8 @@ class SegmentLesions(NodeInterface):
             probability=probability,
             maps=maps,
         )
-        left_out = ','.join(sorted(there.keys() - images.keys()))
-        described['measures']['lesion_contrasts_left_out'] = left_out or None
+        unused = ','.join(sorted(there.keys() - images.keys()))
+        described['measures']['lesion_contrasts_left_out'] = unused or None
         described['metadata'] = {'Sources': [inputs.sources[name] for name in images]}
         grid = load(inputs.brain_mask)
         for name, values in {'probability': probability, **files}.items():

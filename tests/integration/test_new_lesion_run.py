@@ -148,9 +148,9 @@ def test_only_what_it_marked_with_the_visits_exchanged_is_resolved(out):
 
 
 def test_the_page_shows_the_places_and_says_what_the_network_is(out):
-    page = (out / 'sub-01.html').read_text(encoding='utf-8')
-    assert 'by the network newmine' in page
-    assert 'The network newmine was trained on synthetic images alone.' in page
+    page = (out / 'sub-01.html').read_text(encoding='utf-8').replace('&#39;', "'")
+    assert "by the network 'newmine'" in page
+    assert "The network 'newmine' was trained on synthetic images alone." in page
     for name in ('detected', 'detectedmosaic'):
         assert (out / f'sub-01/figures/sub-01_ses-2_desc-{name}_FLAIR.png').exists()
 

@@ -6,6 +6,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from nipype.interfaces.base import Undefined
 from torch import nn
 
 from msapp.errors import InputError
@@ -263,7 +264,7 @@ def test_sidecar_and_table_name_the_contrasts_that_were_used(flair, brain, tmp_p
         model_sha256='none',
         sources={'FLAIR': 'bids:raw:FLAIR', 'T1w': 'bids:raw:T1w'},
         to_mni=str(tmp_path / 'to_mni.txt'),
-        left_out=[name for name in ('T1w',) if name not in used],
+        left_out=['T1w'] if used == ['FLAIR'] else Undefined,
         **{name: str(tmp_path / f'{name}.nii') for name in images},
     )
     made = node.run_function(tmp_path)
