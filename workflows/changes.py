@@ -11,8 +11,7 @@ from nipype.pipeline import engine as pe
 
 from msapp.bids.names import derivative_path, since_label
 from msapp.bids.query import Visit, interval_days
-from msapp.interfaces.course import AssessDissemination
-from msapp.interfaces.lesions import TakePair, TrackLesions
+from msapp.interfaces.course import AssessDissemination, TakePair, TrackLesions
 from msapp.interfaces.lists import Merge
 from msapp.lesions import change
 from msapp.lesions.matching import LEAST_NEAR, LEAST_OVERLAP, REACH_VOXELS, SUPPORT
@@ -196,7 +195,7 @@ def init_changes_wf(
     Outputs
     -------
     classes<n>, rows<n>, measures<n>
-        Of `msapp.interfaces.lesions.TakePair`, visit n against the one before; from 2 on.
+        Of `msapp.interfaces.course.TakePair`, visit n against the one before; from 2 on.
     tracks
         Each lesion at each visit.
     dissemination

@@ -371,7 +371,7 @@ class VisitSinks(Sinks):
     ) -> None:
         """Draw what became of lesions: all on the later visit, and the new ones beside before.
 
-        ``changes`` gives ``classes`` and ``rows`` of `msapp.interfaces.lesions.TakePair`, and
+        ``changes`` gives ``classes`` and ``rows`` of `msapp.interfaces.course.TakePair`, and
         instances and table of the later visit's lesions as ``lesions`` and ``lesion_rows``.
         """
         map_path = self._figure_path('changemap', 'FLAIR')

@@ -1,9 +1,9 @@
-"""What the thin interfaces share: reading and writing images in a node's own folder."""
+"""What the thin interfaces share: images in a node's own folder, and the lines of tables."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nibabel as nib
 import numpy as np
@@ -12,6 +12,9 @@ from nipype.interfaces.base import SimpleInterface, TraitedSpec, traits
 
 from msapp.imaging import geometry
 from msapp.provenance import programs_digest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ['InterfaceInputSpec', 'NetworkInterfaceInputSpec', 'NodeInterface', 'TraitedSpec']
 
@@ -85,3 +88,9 @@ def save_matrix(transform: np.ndarray, path: Path) -> str:
     """Write a transform and return the path as text."""
     geometry.save_transform(path, transform)
     return str(path)
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the lines of a table; what is not known is None."""
+    known = table.astype(object).where(table.notna(), None)
+    return [{str(name): value for name, value in row.items()} for row in known.to_dict('records')]

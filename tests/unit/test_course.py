@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from msapp.interfaces.course import AssessDissemination
-from msapp.interfaces.lesions import TakePair, TrackLesions
+from msapp.interfaces.course import AssessDissemination, TakePair, TrackLesions
 from msapp.lesions.change import CLASSES
 from msapp.lesions.dissemination import not_assessed
 from msapp.models.spec import Figure

@@ -21,7 +21,7 @@ from nipype.interfaces.utility import IdentityInterface
 
 from msapp.bids.query import Participant, Visit
 from msapp.cli import plan
-from msapp.interfaces import figures, imaging, lesions, newlesions, outputs
+from msapp.interfaces import course, figures, imaging, lesions, newlesions, outputs
 from msapp.models.registry import load_spec, save_model
 from msapp.models.spec import ModelSpec
 from msapp.networks import build_network
@@ -46,7 +46,7 @@ HEAVY = (
     lesions.FindLesions,
     lesions.SegmentLesions,
     lesions.FindCandidates,
-    lesions.TrackLesions,
+    course.TrackLesions,
 )
 HEAVY_GB = 2.0
 NETWORK = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8], 'num_res_units': 0}
@@ -217,9 +217,9 @@ def test_candidates_are_sought_in_each_flair_since_the_last_before(case, graph):
 def test_lesions_are_followed_over_all_visits_with_flair(case, graph):
     both = {'lesions', 'longitudinal'} <= set(case.tasks)
     tracked = case.with_flair if both else 0
-    tracks = of_kind(graph, lesions.TrackLesions)
+    tracks = of_kind(graph, course.TrackLesions)
     assert len(tracks) == (tracked > 0)
-    assert len(of_kind(graph, lesions.TakePair)) == max(tracked - 1, 0)
+    assert len(of_kind(graph, course.TakePair)) == max(tracked - 1, 0)
     for node in tracks:
         assert len(node.inputs.years) == tracked - 1
     maps = [name for name in written(graph) if 'space-individual_desc-change_dseg.nii' in name]
@@ -329,7 +329,7 @@ def test_a_network_for_new_lesions_judges_every_pair(image, new_lesion_model, co
     settings = make_settings(image, new_lesion_method=str(new_lesion_model), self_check=True)
     graph = flatten([make_participant('sub-01', case, image)], settings)
     assert len(of_kind(graph, newlesions.SegmentNewLesions)) == len(judged)
-    (track,) = of_kind(graph, lesions.TrackLesions)
+    (track,) = of_kind(graph, course.TrackLesions)
     assert track.inputs.new_pairs == judged
     followed = [number for number, names in enumerate(contrasts, start=1) if names == F]
     for merge, taken in (('merge_new', 'mask'), ('merge_gone', 'gone')):
@@ -545,7 +545,7 @@ def test_a_pair_that_no_network_compared_is_not_judged_by_it(image, monkeypatch)
     case = Case(SESSIONS[3], (both, F, both), TASKS[2], SPACES[2])
     graph = flatten([make_participant('sub-01', case, image)], make_settings(image))
     assert len(of_kind(graph, newlesions.SegmentNewLesions)) == 2
-    (track,) = of_kind(graph, lesions.TrackLesions)
+    (track,) = of_kind(graph, course.TrackLesions)
     assert len(track.inputs.years) == 1
     assert not isdefined(track.inputs.new_pairs)
 
@@ -653,7 +653,7 @@ def test_the_time_between_visits_is_not_known_where_they_have_no_or_one_time(ima
         for session, time in zip(SESSIONS[2], times, strict=True)
     ]
     graph = flatten([Participant('sub-01', tuple(visits))], make_settings(image))
-    (node,) = of_kind(graph, lesions.TrackLesions)
+    (node,) = of_kind(graph, course.TrackLesions)
     assert node.inputs.years == [pytest.approx(years)]
 
 
