@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -54,11 +54,12 @@ from msapp.training.data import (
 from msapp.training.describe import describe_model, describe_start
 from msapp.training.hybrid import (
     Batches,
-    Case,
     Epochs,
     HybridTraining,
+    all_patches,
     read_drawn_cases,
     read_real_cases,
+    unvaried_batches,
 )
 from msapp.training.listing import with_listed
 from msapp.training.module import NetworkTraining
@@ -66,7 +67,7 @@ from msapp.training.pairs import DrawnPairs, PairCases
 from msapp.training.patients import Cases, read_case
 from msapp.training.pictures import ShowFeed, draw_curves
 from msapp.training.recipe import Recipe
-from msapp.training.sampling import TrainingPatch, make_batches
+from msapp.training.sampling import make_batches
 from msapp.training.validation import Kept, ValidatedSegmentation
 from msapp.training.visits import Visits, read_visits
 
@@ -144,7 +145,7 @@ def train(
         torch.set_num_threads(threads)
     checkpoint = out / 'checkpoints' / CHECKPOINT
     recipe = with_listed(recipe, data)
-    _left_out(recipe, fold)  # a fold of the recipe
+    recipe.left_out(fold)  # a fold of the recipe
     confirming_model(describe_model(recipe, heads=1, bank=None, real=None))
     check_origin(checkpoint, describe_origin(recipe, fold, start_from))
     resumed = step_of(checkpoint)
@@ -232,7 +233,7 @@ def _segmentation_job(given: _Given) -> _Job:
     if share or recipe.data.held_out_heads:
         trained_on, held_out = read_heads(recipe, given.data, given.cache)
     bank = read_bank(recipe, given.data)
-    out = _left_out(recipe, given.fold)
+    out = recipe.left_out(given.fold)
     cases = _read_patients(given, bank, out) if share < 1 else None
     drawn = drawn_samples(recipe, trained_on, bank, given.device) if share else None
     on_gpu = given.device == 'cuda'
@@ -261,7 +262,7 @@ def _validation(
     if held_out:
         source, rng = drawn_samples(recipe, held_out, bank), np.random.default_rng(VALIDATION_SEED)
         drawn = [source.draw(rng) for _ in range(recipe.schedule.validation_samples)]
-    unscored = _unscored(recipe, given.fold)
+    unscored = recipe.unscored(given.fold)
     patients = _read_patients(given, None, unscored) if given.fold else None
     kept = Kept(drawn, patients.wholes() if patients else ())
     if not len(kept) and recipe.data.synthetic_share:
@@ -277,8 +278,8 @@ def _hybrid_job(given: _Given) -> _Job:
     bank = read_bank(recipe, given.data)
     if bank is None:
         raise UsageError(NO_LESIONS)
-    visits = _read_visits(given, _left_out(recipe, given.fold))
-    held_back = _read_visits(given, _unscored(recipe, given.fold)) if given.fold else []
+    visits = _read_visits(given, recipe.left_out(given.fold))
+    held_back = _read_visits(given, recipe.unscored(given.fold)) if given.fold else []
     cases, checked = (
         read_drawn_cases(
             PairGenerator(heads, make_pair_settings(recipe), bank=bank, device=given.device),
@@ -298,27 +299,18 @@ def _hybrid_job(given: _Given) -> _Job:
         Batches(cases, varied=True),
         # The sampler gives whole batches.
         batch_size=None,
-        sampler=Epochs(_patches(cases), given.seed),
+        sampler=Epochs(all_patches(cases), given.seed),
         num_workers=given.workers,
         worker_init_fn=_one_thread,
     )
-    validation = [_every_time(checked, Epochs(_patches(checked), VALIDATION_SEED))]
+    validation = [unvaried_batches(checked, Epochs(all_patches(checked), VALIDATION_SEED))]
     if held_back:
         scored = read_real_cases(held_back, recipe)
-        every = make_batches(_patches(scored), seed=VALIDATION_SEED, epoch=0)
-        validation.append(_every_time(scored, every))
+        every = make_batches(all_patches(scored), seed=VALIDATION_SEED, epoch=0)
+        validation.append(unvaried_batches(scored, every))
     real = TrainingSet(name=PairCases.description, n=len(visits)) if visits else None
     spec = describe_model(recipe, heads=len(trained_on), bank=bank, real=real)
     return _Job(HybridTraining(recipe), batches, validation, spec)
-
-
-def _patches(cases: Sequence[Case]) -> list[TrainingPatch]:
-    return [patch for case in cases for patch in case.patches()]
-
-
-def _every_time(cases: Sequence[Case], batches: Iterable[list[TrainingPatch]]) -> DataLoader[Item]:
-    """Return what is the same at every validation."""
-    return DataLoader(Batches(cases, varied=False), batch_size=None, sampler=list(batches))
 
 
 def _read_patients(
@@ -341,23 +333,6 @@ def _read_patients(
 
 def _read_visits(given: _Given, leave_out: Collection[str]) -> list[Visits]:
     return list(read_visits(given.recipe, given.data, given.cache, leave_out=leave_out))
-
-
-def _left_out(recipe: Recipe, fold: str | None) -> tuple[str, ...]:
-    """Return the real cases that a fold holds out."""
-    if fold is not None and fold not in recipe.data.folds:
-        known = ', '.join(recipe.data.folds) or 'none'
-        raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
-    return recipe.data.folds[fold] if fold else ()
-
-
-def _unscored(recipe: Recipe, fold: str | None) -> set[str]:
-    """Return the real cases that are not validated on: learnt from, or without a manual mask."""
-    data = recipe.data
-    masked = {case.name for case in data.real} | {head.name for head in data.brains}
-    masked |= {pair.name for pair in data.pairs}
-    every = masked | {visit.name for visit in data.visits}
-    return every - (masked & set(_left_out(recipe, fold)))
 
 
 def drawn_samples(

@@ -8,7 +8,7 @@ ceased to be lesion becomes one. They are few, so pairs of drawn heads are added
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torchio as tio
 from torch.nn import functional
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from msapp.files import atomic_path
 from msapp.imaging.distance import DistanceMaps, distance_maps
@@ -206,6 +206,11 @@ def read_drawn_cases(
     return cases
 
 
+def all_patches(cases: Sequence[Case]) -> list[TrainingPatch]:
+    """Return the patches of all cases."""
+    return [patch for case in cases for patch in case.patches()]
+
+
 # --- Patches --------------------------------------------------------------------------------------
 
 
@@ -312,6 +317,13 @@ class Epochs(Sampler[list[TrainingPatch]]):
         """Give its batches."""
         drawn = draw_epoch(self._patches, seed=self._seed, epoch=self._epoch)
         yield from make_batches(drawn, seed=self._seed, epoch=self._epoch)
+
+
+def unvaried_batches(
+    cases: Sequence[Case], batches: Iterable[list[TrainingPatch]]
+) -> DataLoader[Item]:
+    """Return what is the same at every validation."""
+    return DataLoader(Batches(cases, varied=False), batch_size=None, sampler=list(batches))
 
 
 # --- Network --------------------------------------------------------------------------------------

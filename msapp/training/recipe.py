@@ -287,6 +287,27 @@ class Recipe(_Frozen):
             )
         return self
 
+    def left_out(self, fold: str | None) -> tuple[str, ...]:
+        """Return the real cases that a fold holds out.
+
+        Raises
+        ------
+        UsageError
+            If the recipe has no such fold.
+        """
+        if fold is not None and fold not in self.data.folds:
+            known = ', '.join(self.data.folds) or 'none'
+            raise UsageError(f'--fold {fold}: not in the recipe, which has {known}.')
+        return self.data.folds[fold] if fold else ()
+
+    def unscored(self, fold: str | None) -> set[str]:
+        """Return the real cases not validated on: learnt from, or without a manual mask."""
+        data = self.data
+        masked = {case.name for case in data.real} | {head.name for head in data.brains}
+        masked |= {pair.name for pair in data.pairs}
+        every = masked | {visit.name for visit in data.visits}
+        return every - (masked & set(self.left_out(fold)))
+
 
 def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """Read a recipe.
