@@ -49,6 +49,7 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.imaging.tissue import MM3_PER_ML
+from msapp.lesions.instances import measure_outside
 from msapp.lesions.matching import (
     LEAST_OVERLAP,
     ROUNDING,
@@ -58,7 +59,6 @@ from msapp.lesions.matching import (
     check_maps,
     group_lesions,
     link_visits,
-    measure_outside,
     number_by_size,
     paint_groups,
 )
@@ -283,7 +283,7 @@ def compare_visits(
         pair, groups, [CLASSES[change.kind] for change in changes], earlier.shape
     )
     changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
-    outside_mm3 = None if new is None else measure_outside(new, later, voxel_mm3)
+    outside_mm3 = None if new is None else measure_outside(new, later, voxel_mm3, LEAST_OVERLAP)
     return Comparison(changes, classes, outside_mm3)
 
 

@@ -122,6 +122,34 @@ def measure_instances(labels: np.ndarray, affine: np.ndarray) -> Iterator[Instan
         )
 
 
+def measure_outside(
+    new: np.ndarray, later: np.ndarray, voxel_mm3: float, least_overlap: float
+) -> tuple[float, ...]:
+    """Return the volumes of marked places of which hardly anything is in a later lesion, mm3.
+
+    Parameters
+    ----------
+    new : (I, J, K) ndarray of bool
+        What a detector marked as new; each place is connected by faces.
+    later : (I, J, K) ndarray of int
+        Lesion instances.
+    voxel_mm3 : float
+        Volume of a voxel, mm3.
+    least_overlap : float
+        Places of which this share is in lesions do not count.
+
+    Returns
+    -------
+    tuple of float
+        Of places of which less than ``least_overlap`` is in lesions, largest first.
+    """
+    places = label_instances(new, voxel_mm3)
+    voxels = np.bincount(places.ravel())
+    inside = np.bincount(places[later > 0], minlength=voxels.size)
+    outside = voxels[1:][inside[1:] < least_overlap * voxels[1:]]
+    return tuple((outside * voxel_mm3).tolist())
+
+
 def position_columns(centre_mm: np.ndarray, to_mni: np.ndarray) -> dict[str, float]:
     """Return the six position columns of a region.
 

@@ -31,7 +31,7 @@ import numpy as np
 from scipy.sparse import csgraph
 
 from msapp.errors import InputError
-from msapp.lesions.instances import crop_box, label_instances
+from msapp.lesions.instances import crop_box
 
 # Share of the smaller lesion that both must have in common. A tenth makes a lesion found in
 # animaSegPerfAnalyzer (MSSEG 2016) and in ivadomed.
@@ -384,26 +384,3 @@ def paint_groups(
     whole = np.zeros(shape, np.uint8)
     whole[pair.box] = painted[(slice(REACH_VOXELS, -REACH_VOXELS),) * len(shape)]
     return whole
-
-
-def measure_outside(new: np.ndarray, later: np.ndarray, voxel_mm3: float) -> tuple[float, ...]:
-    """Return the volumes of marked places of which hardly anything is in a later lesion, mm3.
-
-    Parameters
-    ----------
-    new : (I, J, K) ndarray of bool
-        What a detector marked as new; each place is connected by faces.
-    later : (I, J, K) ndarray of int
-        Lesion instances.
-    voxel_mm3 : float
-
-    Returns
-    -------
-    tuple of float
-        Of places of which less than `LEAST_OVERLAP` is in lesions, largest first.
-    """
-    places = label_instances(new, voxel_mm3)
-    voxels = np.bincount(places.ravel())
-    inside = np.bincount(places[later > 0], minlength=voxels.size)
-    outside = voxels[1:][inside[1:] < LEAST_OVERLAP * voxels[1:]]
-    return tuple((outside * voxel_mm3).tolist())
