@@ -38,7 +38,7 @@ def check_available(settings: Settings) -> None:
     UsageError
         If ``--device`` and ``--gpus`` contradict each other, or ``--use-plugin`` is of no use.
     """
-    from msapp.imaging.brain import require_fsl
+    from msapp.imaging.bet import require_fsl
     from msapp.inference.device import choose_gpus
     from msapp.models.registry import check_weights, models_for, with_confirming
 

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from msapp.errors import InputError, MissingDependencyError
+from msapp.errors import InputError
 from msapp.imaging import geometry, registration
 
 # Adults' intracranial volume lies between about 1.0 and 2.1 litres; MNI's brain mask has 1.9.
@@ -354,49 +354,3 @@ def mask_on_grid(
     if count > 1:
         mask = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     return ndimage.binary_fill_holes(mask)
-
-
-def bet_mask(image: nib.Nifti1Image) -> nib.Nifti1Image:
-    """Return FSL BET's brain mask of an image, on its grid.
-
-    Raises
-    ------
-    MissingDependencyError
-        If fslpy or FSL is not installed.
-
-    References
-    ----------
-    S. M. Smith, Hum. Brain Mapp. 17:143, 2002.
-    """
-    require_fsl()
-    from fsl.wrappers import LOAD, bet
-
-    result = bet(image, LOAD, mask=True, robust=True)
-    return result['output_mask']
-
-
-def require_fsl() -> None:
-    """Raise unless BET can be called.
-
-    Raises
-    ------
-    MissingDependencyError
-        Saying what to install, or which option to use instead.
-    """
-    import shutil
-
-    try:
-        import fsl.wrappers  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError(
-            '--brain-extraction bet needs the Python package fslpy: pip install "msapp[bet]", or '
-            'use --brain-extraction template.'
-        ) from error
-    import os
-
-    fsldir = os.environ.get('FSLDIR')
-    if not fsldir or not shutil.which('bet', path=f'{fsldir}/bin:{fsldir}/share/fsl/bin'):
-        raise MissingDependencyError(
-            '--brain-extraction bet needs FSL, which was not found (FSLDIR is not set or holds no '
-            'bet). Install FSL and set FSLDIR, or use --brain-extraction template.'
-        )

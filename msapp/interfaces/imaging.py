@@ -115,14 +115,14 @@ class ExtractBrain(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.imaging import brain
+        from msapp.imaging import bet, brain
 
         image = load(self.inputs.in_file)
         given = None
         if self.inputs.given_mask:
             given = load(self.inputs.given_mask)
         elif self.inputs.method == 'bet':
-            given = brain.bet_mask(image)
+            given = bet.bet_mask(image)
         seed = self.inputs.seed
         if self.inputs.method == 'network':
             zones = load(self.inputs.zones)

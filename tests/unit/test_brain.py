@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from msapp.errors import InputError, MissingDependencyError
-from msapp.imaging import brain, geometry
+from msapp.imaging import bet, brain, geometry
 from msapp.imaging.tissue import ZONES
 from msapp.interfaces import imaging
 
@@ -183,7 +183,7 @@ def test_bet_without_fsl_says_what_to_install(monkeypatch, tmp_path, fsldir):
     if fsldir is not None:
         monkeypatch.setenv('FSLDIR', str(tmp_path))
     with pytest.raises(MissingDependencyError, match='use --brain-extraction template') as caught:
-        brain.require_fsl()
+        bet.require_fsl()
     assert 'FSLDIR' in str(caught.value)
     assert caught.value.exit_code == 69
 
@@ -193,7 +193,7 @@ def test_bet_without_fslpy_says_what_to_install(monkeypatch):
 
     monkeypatch.setitem(sys.modules, 'fsl.wrappers', None)
     with pytest.raises(MissingDependencyError, match=r'pip install "msapp\[bet\]"'):
-        brain.require_fsl()
+        bet.require_fsl()
 
 
 def test_bet_is_found_where_fsldir_says(monkeypatch, tmp_path):
@@ -202,9 +202,9 @@ def test_bet_is_found_where_fsldir_says(monkeypatch, tmp_path):
     program.write_text('#!/bin/sh\n')
     monkeypatch.setenv('FSLDIR', str(tmp_path))
     with pytest.raises(MissingDependencyError):
-        brain.require_fsl()
+        bet.require_fsl()
     program.chmod(0o755)
-    brain.require_fsl()
+    bet.require_fsl()
 
 
 @pytest.mark.parametrize(
