@@ -83,6 +83,8 @@ class Scene:
     rim : (I, J, K) tensor of float32
         White matter along the ventricles, where FLAIR is bright in healthy people, about 0 to
         1.
+    tracts : (I, J, K) tensor of float32
+        What tracts that FLAIR shows brighter add to white matter; see `tracts`.
     fold : (I, J, K) tensor of float32
         Smooth variation of grey matter (bright insula and cingulum, cortical inflow), and, less, of
         white matter.
@@ -95,6 +97,7 @@ class Scene:
     lesions: torch.Tensor
     halo: torch.Tensor
     rim: torch.Tensor
+    tracts: torch.Tensor
     fold: torch.Tensor
     strength: torch.Tensor
     spacing_mm: float
@@ -151,6 +154,8 @@ def draw_scene(
     lesions: torch.Tensor,
     spacing_mm: float,
     rng: np.random.Generator,
+    *,
+    tracts: torch.Tensor | None = None,
 ) -> Scene:
     """Draw what all channels share.
 
@@ -163,6 +168,8 @@ def draw_scene(
     spacing_mm : float
         Of the grid, isotropic.
     rng : numpy.random.Generator
+    tracts : (I, J, K) tensor of float32, optional
+        See `Scene`; what lies outside white matter and brain stem is left out.
 
     Returns
     -------
@@ -172,13 +179,16 @@ def draw_scene(
     white = (zones == ZONES.index('white_matter')).float()
     # Before what depends on lesions: both visits of a pair have the same rim.
     rim = _draw_rim(zones, spacing_mm, rng) * white
+    if tracts is None:
+        tracts = torch.zeros_like(lesions)
+    tracts = tracts * zone_in(zones, 'white_matter', 'brain_stem')
     halo = torch.zeros_like(lesions)
     if lesions.any():
         halo = (warp.blur(lesions, rng.uniform(1.5, 4.0) / spacing_mm) * 2).clamp(max=1) * white
     points = warp.control_points(shape, spacing_mm, 25)
     fold = warp.smooth_noise(shape, points, rng, device)[0]
     strength = draw_strength(shape, spacing_mm, rng, device)
-    return Scene(tissues, zones, lesions, halo, rim, fold, strength, spacing_mm)
+    return Scene(tissues, zones, lesions, halo, rim, tracts, fold, strength, spacing_mm)
 
 
 def _draw_rim(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
@@ -278,7 +288,7 @@ def paint(
     grey = zone_in(scene.zones, 'cortex', 'deep_grey').float()
     image = image * (1 + grey * rng.uniform(0, FOLD) * scene.fold)
     if family == FLAIR:
-        image = image + rng.uniform(0, BRIGHTEST_RIM) * scene.rim
+        image = image + rng.uniform(0, BRIGHTEST_RIM) * scene.rim + scene.tracts
         white = zone_in(scene.zones, 'white_matter').float()
         image = image * (1 + white * rng.uniform(-UNEVEN, UNEVEN) * scene.fold)
         image = add_flow(image, scene, rng)

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from msapp.synthesis import appearance, view, warp
+from msapp.synthesis import appearance, tracts, view, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire_part
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.change import drop_unseen, strengthen_small
@@ -62,6 +62,8 @@ class GeneratorSettings:
     pushed_mm : float
         Largest distance by which lesions are moved away from ventricles that are wider here than
         in the patient; see `push_points`.
+    tracts : bool
+        Whether tracts that are bright in healthy people are drawn in FLAIR.
     as_seen : bool
         Whether lesions are such that FLAIR shows them: small ones are painted stronger, only those
         that show in its slices count, and none lies in tissue of which less than half may be
@@ -81,6 +83,7 @@ class GeneratorSettings:
     centred: str = 'brain'
     beyond_mm: float | None = None
     pushed_mm: float = 0.0
+    tracts: bool = False
     as_seen: bool = False
     warp: warp.WarpSettings = field(default_factory=warp.WarpSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
@@ -148,7 +151,10 @@ class HeadGenerator:
             points_of_lesions = points
         lesions = self._lesions(load, points_of_lesions, head, tissues)
         present = self._present(rng)
-        scene = appearance.draw_scene(tissues, zones, lesions, settings.spacing_mm, rng)
+        (bright,) = self._tracts(head, [points], rng)
+        scene = appearance.draw_scene(
+            tissues, zones, lesions, settings.spacing_mm, rng, tracts=bright
+        )
         if settings.as_seen:
             strength = scene.strength * strengthen_small(lesions, settings.spacing_mm)
             scene = replace(scene, strength=strength)
@@ -201,6 +207,16 @@ class HeadGenerator:
         """Return how much of what is laid into each voxel may be lesion, 0 to 1."""
         holds = appearance.may_hold_lesions(tissues)
         return holds * (holds >= HALF) if self.settings.as_seen else holds
+
+    def _tracts(
+        self, head: Head, places: Sequence[torch.Tensor], rng: np.random.Generator
+    ) -> list[torch.Tensor | None]:
+        """Draw how bright the head's tracts are; return that at each of several grids."""
+        if not self.settings.tracts:
+            return [None] * len(places)
+        volume = torch.from_numpy(tracts.draw_tracts(rng)).to(self.device)
+        matrix = np.linalg.inv(head.to_mni) @ tracts.AFFINE
+        return [warp.sample_share(volume, warp.to_voxels(place, matrix)) for place in places]
 
     def _present(self, rng: np.random.Generator) -> np.ndarray:
         present = rng.random(len(self.settings.channels)) >= self.settings.missing

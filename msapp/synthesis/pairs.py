@@ -146,13 +146,17 @@ def draw_rigid(rng: np.random.Generator, settings: PairSettings) -> tuple[np.nda
 
 
 def _vary(scene: appearance.Scene, rng: np.random.Generator) -> appearance.Scene:
-    """Let rims of ventricles and brightness of lesions be a little different at each visit."""
+    """Let rims of ventricles, tracts and lesions be a little brighter or dimmer at each visit."""
     shape, device = tuple(scene.rim.shape), scene.rim.device
     control = warp.control_points(shape, scene.spacing_mm, FLUCTUATION_MM)
     places = warp.smooth_noise(shape, control, rng, device)[0]
     strength = scene.strength * (1 + rng.uniform(0, FLUCTUATION) * places)
+    healthy = rng.uniform(0.7, 1.3)
     return replace(
-        scene, rim=scene.rim * rng.uniform(0.7, 1.3), strength=strength.clamp(min=DIMMEST)
+        scene,
+        rim=scene.rim * healthy,
+        tracts=scene.tracts * healthy,
+        strength=strength.clamp(min=DIMMEST),
     )
 
 
@@ -202,7 +206,8 @@ class PairGenerator(HeadGenerator):
             grown = self._volume(change_lesions(load[box], rng, settings) | new[box])
             after = warp.sample_share(grown, on_bank - corner) * holds
         increase = became(after, before)
-        images, kept = self._visits((then, before_then), (now, after), increase, rng)
+        bright = self._tracts(head, [earlier, points], rng)
+        images, kept = self._visits((then, before_then), (now, after), bright, increase, rng)
         increase = increase * kept
         fresh = torch.zeros_like(increase)
         if new[box].any():
@@ -232,18 +237,24 @@ class PairGenerator(HeadGenerator):
         self,
         then: tuple[torch.Tensor, torch.Tensor],
         now: tuple[torch.Tensor, torch.Tensor],
+        tracts: Sequence[torch.Tensor | None],
         increase: torch.Tensor,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw the images of tissues and lesions at two visits, and which increase they show."""
+        """Draw the images of tissues, lesions and tracts at two visits, and what increase shows."""
         mm = self.settings.spacing_mm
         seed = int(rng.integers(2**31))
         # One seed: folds, halos and lesions look alike at both visits.
         scenes = [
             appearance.draw_scene(
-                tissues, self._zone_of[tissues.long()], lesions, mm, np.random.default_rng(seed)
+                tissues,
+                self._zone_of[tissues.long()],
+                lesions,
+                mm,
+                np.random.default_rng(seed),
+                tracts=bright,
             )
-            for tissues, lesions in (then, now)
+            for (tissues, lesions), bright in zip((then, now), tracts, strict=True)
         ]
         strength = scenes[1].strength
         if self.settings.as_seen:
@@ -259,8 +270,8 @@ class PairGenerator(HeadGenerator):
         ]
         if not increase.any():
             return torch.stack(images), shown
-        bright = increase * scenes[1].strength * scanners[1].lesions.flair[0]
-        added = image_slices(bright, mm, scanners[1], offsets[1], lambda stack: stack)
+        least_added = increase * scenes[1].strength * scanners[1].lesions.flair[0]
+        added = image_slices(least_added, mm, scanners[1], offsets[1], lambda stack: stack)
         least = round(LEAST_INCREASE_MM3 / mm**3) if self.settings.as_seen else 1
         seen = drop_unseen(increase > 0, added, least_voxels=least)
         return torch.stack(images), shown * seen

@@ -12,7 +12,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from msapp.synthesis import appearance, generator, view, warp
+from msapp.synthesis import appearance, generator, tracts, view, warp
 from msapp.synthesis.acquisition import AcquisitionSettings, acquire
 from msapp.synthesis.appearance import FOLD, UNEVEN, LesionSettings
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
@@ -118,6 +118,33 @@ def test_grey_matter_is_brighter_in_places_and_white_matter_on_flair_alone(
     np.testing.assert_allclose(grey, grey.mean(), atol=1e-5)
     np.testing.assert_allclose(white, white.mean(), atol=1e-5)
     assert 0 < abs(white.mean()) <= uneven if uneven else not white.any()
+
+
+def test_tracts_are_bright_in_white_matter_on_flair_alone():
+    tissues = torch.zeros(24, 24, 24, dtype=torch.uint8)
+    for start, name in ((0, 'csf'), (6, 'cortex'), (14, 'white_matter')):
+        tissues[start:] = NAMES.index(name)
+    zones, none = torch.from_numpy(ZONE_OF_TISSUE)[tissues.long()], torch.zeros(tissues.shape)
+    shown, plain = (
+        appearance.draw_scene(tissues, zones, none, 1.0, np.random.default_rng(1), tracts=added)
+        for added in (torch.full(tissues.shape, 0.3), None)
+    )
+    white = is_zone(shown, 'white_matter')
+    added = paint(shown, 'FLAIR')[0] - paint(plain, 'FLAIR')[0]
+    assert torch.isclose(added[white], torch.tensor(0.3), atol=0.1).all()
+    assert (added[~white] == 0).all()
+    assert torch.equal(paint(shown, 'T1w')[0], paint(plain, 'T1w')[0])
+
+
+def test_drawn_heads_show_tracts_where_they_are_asked_for(head, monkeypatch):
+    def white(*, brightness, asked):
+        volume = np.full(tracts.SHAPE, brightness, np.float32)
+        monkeypatch.setattr(tracts, 'draw_tracts', lambda rng: volume)
+        sample = draw(head, tracts=asked)
+        return float(sample.images[0][sample.zones == ZONES.index('white_matter')].mean())
+
+    assert white(brightness=0.5, asked=True) > white(brightness=0, asked=True) + 0.3
+    assert white(brightness=0.5, asked=False) == white(brightness=0, asked=False)
 
 
 def test_choroid_plexus_may_be_brighter_or_darker_than_white_matter_on_flair():
