@@ -12,7 +12,13 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from msapp.synthesis.lesion_bank import LARGEST_COMPONENT_MM3, SHAPE, LesionBank, LoadSettings
+from msapp.synthesis.lesion_bank import (
+    LARGEST_COMPONENT_MM3,
+    RIGID_TO_MNI,
+    SHAPE,
+    LesionBank,
+    LoadSettings,
+)
 from msapp.synthesis.lesions import fullest_voxels
 
 # A voxel is lesion from this share on.
@@ -131,7 +137,7 @@ def _draw_together(bank: LesionBank, before: np.ndarray, rng: np.random.Generato
     """Return some lesions of a patient, apart from those that are there."""
     labels, _ = ndimage.label(bank.draw(rng, PATIENT), np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
-    free = sizes <= LARGEST_COMPONENT_MM3
+    free = sizes <= LARGEST_COMPONENT_MM3 * np.linalg.det(RIGID_TO_MNI)
     free[0] = False
     free[np.unique(labels[ndimage.binary_dilation(before, np.ones((3, 3, 3)))])] = False
     keep = np.zeros(len(sizes), bool)

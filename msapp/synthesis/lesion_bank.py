@@ -139,10 +139,10 @@ def _read_mask(path: Path) -> np.ndarray:
     high = np.clip(np.ceil(corners.max(axis=0)).astype(int) + 3, 0, SHAPE)
     box = tuple(map(slice, low, high))
     from_box = np.linalg.inv(to_bank) @ nib.affines.from_matvec(np.eye(3), low)
-    share = ndimage.affine_transform(
-        lesion.astype(np.float32), from_box, output_shape=tuple(high - low), order=1
+    # Not interpolated: a threshold of half would shrink small lesions, or lose them.
+    mask[box] = ndimage.affine_transform(
+        lesion.astype(np.uint8), from_box, output_shape=tuple(high - low), order=0
     )
-    mask[box] = share > 0.5
     return mask
 
 
