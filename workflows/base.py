@@ -131,12 +131,12 @@ def _add_outputs(
     found, new = {}, {}
     pairs = longitudinal.compared_visits(visits, settings)
     used = lesions.used_contrasts(visits, settings) if 'lesions' in settings.tasks else {}
-    left_out = lesions.add_left_out(sinks, used, applied)
+    partial = lesions.add_partial(sinks, used, applied)
     for index, visit in enumerate(visits):
         session.add_visit_outputs(fits[index], applied[index], sinks[index])
         if index in used:
             graphs = fits[index], applied[index], space
-            found[index] = _add_lesions(sinks[index], used[index], left_out.get(index), *graphs)
+            found[index] = _add_lesions(sinks[index], used[index], partial.get(index), *graphs)
             measures[index]['lesions'] = found[index], 'outputnode.measures'
         if index in pairs:
             before = pairs[index]
@@ -240,7 +240,7 @@ def _measures(visit: Visit, fit: pe.Workflow, applied: pe.Workflow) -> dict[str,
 def _add_lesions(
     sinks: VisitSinks,
     contrasts: tuple[str, ...],
-    left_out: Source | None,
+    partial: Source | None,
     fit: pe.Workflow,
     applied: pe.Workflow,
     space: pe.Workflow,
@@ -256,8 +256,8 @@ def _add_lesions(
     fields = [f'preproc_{contrast}' for contrast in contrasts]
     fields += ['brain_mask', *(name for name in session.carried(sinks.settings) if name != 'brain')]
     workflow.connect(space, 'outputnode.to_mni', found, 'inputnode.to_mni')
-    if left_out is not None:
-        workflow.connect(*left_out, found, 'inputnode.left_out')
+    if partial is not None:
+        workflow.connect(*partial, found, 'inputnode.partial')
     workflow.connect(
         [
             (applied, found, [(f'outputnode.{name}', f'inputnode.{name}') for name in fields]),

@@ -119,14 +119,15 @@ def used_contrasts(visits: Sequence[Visit], settings: Settings) -> dict[int, tup
     return given | dict.fromkeys(compared, shared)
 
 
-def add_left_out(
+def add_partial(
     sinks: Sequence[VisitSinks],
     used: Mapping[int, tuple[str, ...]],
     applied: Sequence[pe.Workflow],
 ) -> dict[int, Source]:
-    """Find which contrasts a network is not given, for they do not show the whole brain.
+    """Find which contrasts do not show the whole brain, so that a network is not given them.
 
-    What one visit does not show is used of none of those that are compared.
+    What one visit does not show is used of none of those that are compared, unless nothing would
+    be left: see `msapp.inference.lesions.whole_contrasts`.
 
     Parameters
     ----------
@@ -140,8 +141,8 @@ def add_left_out(
     Returns
     -------
     dict of int to Source
-        Where the names of the contrasts come from, by the number of the visit; of visits with
-        contrasts that the network can do without.
+        Where they come from, by the number of the visit; of visits with contrasts that the network
+        can do without.
     """
     workflow, spec = sinks[0].workflow, models_for(sinks[0].settings).get('lesions')
     optional = {item.name for item in spec.channels if item.may_be_missing} if spec else set()
@@ -217,8 +218,8 @@ def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings
     ------
     preproc_FLAIR, preproc_T1w, brain_mask, white_matter, grey_matter, zones
         In ``individual``; the contrasts of ``sources``; zones where a network tells them.
-    left_out
-        Of a network: contrasts that it is not given, see :func:`add_left_out`.
+    partial
+        Of a network: contrasts that do not show the whole brain, see :func:`add_partial`.
     reference, to_individual, to_mni
         The visit's reference image on its own grid, and the transforms.
 
@@ -243,7 +244,7 @@ def init_lesions_wf(*, name: str, sources: Mapping[str, str], settings: Settings
     for contrast in sources:
         fields[f'preproc_{contrast}'] = contrast.lower()
     if spec is not None:
-        fields['left_out'] = 'left_out'
+        fields['partial'] = 'partial'
     inputnode = pe.Node(
         niu.IdentityInterface([*fields, 'reference', 'to_individual']), name='inputnode'
     )

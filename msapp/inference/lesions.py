@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -112,6 +112,9 @@ def sample_lesions(
     if spec.prior is not None:
         shift = place.find_shift(_predict(place, network, spec, flips, device), spec)
     with_variance = predicts_variance(network)
+    names = ['probability', 'variance', 'mutual_information']
+    if with_variance:
+        names.append('predicted_variance')
 
     def measure(draws: Iterator[np.ndarray]) -> np.ndarray:
         found = SampleUncertainty()
@@ -119,11 +122,9 @@ def sample_lesions(
             logits, *log_variance = np.split(values, 2, axis=1) if with_variance else [values]
             found.add(_probability(logits, shift, spec), *map(np.exp, log_variance))
         maps = found.maps()
-        measured = (maps.probability, maps.variance, maps.mutual_information)
-        predicted = () if maps.predicted_variance is None else (maps.predicted_variance,)
-        return np.concatenate([*measured, *predicted], axis=1)
+        return np.concatenate([getattr(maps, name) for name in names], axis=1)
 
-    probability, variance, information, *predicted = measure_samples(
+    measured = measure_samples(
         network,
         place.channels,
         measure,
@@ -135,13 +136,12 @@ def sample_lesions(
         flips=flips,
         with_variance=with_variance,
     )
-    entropy = binary_entropy(np.clip(probability, 0, 1))
-    return UncertaintyMaps(
-        *map(place.paste, (probability, entropy, variance, information, *predicted))
-    )
+    found = dict(zip(names, measured, strict=True))
+    found['entropy'] = binary_entropy(np.clip(found['probability'], 0, 1))
+    return UncertaintyMaps(**{name: place.paste(values) for name, values in found.items()})
 
 
-def find_partial(images: Mapping[str, np.ndarray], brain: np.ndarray) -> list[str]:
+def find_partial(images: Mapping[str, np.ndarray], brain: np.ndarray) -> list[tuple[str, int]]:
     """Find the contrasts whose field of view does not hold the whole brain.
 
     A network would take what is missing of them for tissue, and miss lesions there.
@@ -154,12 +154,37 @@ def find_partial(images: Mapping[str, np.ndarray], brain: np.ndarray) -> list[st
 
     Returns
     -------
-    list of str
+    list of (str, int)
+        Contrast, and how many voxels of the brain it does not show.
     """
     # The border of a mask of its own says nothing of the field of view.
     inside = ndimage.binary_erosion(brain, iterations=BORDER_VOXELS)
     most = MOST_UNSEEN * inside.sum()
-    return [name for name, image in images.items() if (image[inside] == 0).sum() > most]
+    unseen = [(name, int((image[inside] == 0).sum())) for name, image in images.items()]
+    return [(name, voxels) for name, voxels in unseen if voxels > most]
+
+
+def whole_contrasts(contrasts: Sequence[str], partial: Iterable[tuple[str, int]]) -> list[str]:
+    """Return the contrasts that show the whole brain; if none does, the one that shows most of it.
+
+    Parameters
+    ----------
+    contrasts : sequence of str
+        Of all visits that are compared.
+    partial : iterable of (str, int)
+        Of `find_partial`, at each of these visits.
+
+    Examples
+    --------
+    >>> whole_contrasts(['FLAIR', 'T1w'], [('T1w', 900)])
+    ['FLAIR']
+    >>> whole_contrasts(['FLAIR', 'T1w'], [('FLAIR', 40), ('T1w', 900), ('T1w', 20)])
+    ['FLAIR']
+    """
+    # Of a contrast that is there several times the last counts, which lacks most.
+    most = dict(sorted(partial, key=lambda seen: seen[1]))
+    whole = [name for name in contrasts if name not in most]
+    return whole or sorted(contrasts, key=most.__getitem__)[:1]
 
 
 @dataclass(frozen=True)

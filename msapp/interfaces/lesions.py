@@ -81,7 +81,9 @@ class _FindPartialInput(InterfaceInputSpec):
 
 
 class _FindPartialOutput(TraitedSpec):
-    contrasts = traits.List(traits.Str())
+    contrasts = traits.List(
+        traits.Tuple(traits.Str(), traits.Int()), desc='and how many voxels of the brain each lacks'
+    )
 
 
 class FindPartial(NodeInterface):
@@ -107,7 +109,9 @@ class _SegmentLesionsInput(_FindLesionsInput, NetworkInterfaceInputSpec):
     model = traits.Str(mandatory=True, nohash=True, desc='name or folder')
     model_sha256 = traits.Str(mandatory=True, desc='of description and weights')
     sources = traits.Dict(mandatory=True, desc='BIDS URI of each contrast')
-    left_out = traits.List(traits.Str(), desc='contrasts that are not used')
+    partial = traits.List(
+        traits.Tuple(traits.Str(), traits.Int()), desc='of FindPartial, at all visits compared'
+    )
     flips = traits.Bool(False, usedefault=True, desc='average over the mirror image')
     mc_samples = traits.Int(0, usedefault=True, desc='for uncertainty')
     seed = traits.Int(0, usedefault=True)
@@ -130,15 +134,15 @@ class SegmentLesions(NodeInterface):
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
         from msapp.inference.device import current_device
-        from msapp.inference.lesions import predict_lesions, sample_lesions
+        from msapp.inference.lesions import predict_lesions, sample_lesions, whole_contrasts
         from msapp.models.registry import load_network, load_spec
 
         inputs = self.inputs
         spec = load_spec(inputs.model)
         network, brain = load_network(spec), mask_array(inputs.brain_mask)
         there = _images(inputs)
-        left_out = inputs.left_out if isdefined(inputs.left_out) else []
-        images = {name: image for name, image in there.items() if name not in left_out}
+        partial = inputs.partial if isdefined(inputs.partial) else []
+        images = {name: there[name] for name in whole_contrasts([*there], partial)}
         options: dict[str, Any] = {'flips': inputs.flips, 'device': current_device()}
         probability = predict_lesions(images, brain, network, spec, **options)
         maps, files = None, {}

@@ -12,7 +12,12 @@ from torch import nn
 from msapp.errors import InputError
 from msapp.evaluation.calibration import apply_temperature, to_logits
 from msapp.imaging.geometry import save_transform
-from msapp.inference.lesions import find_partial, predict_lesions, sample_lesions
+from msapp.inference.lesions import (
+    BORDER_VOXELS,
+    find_partial,
+    predict_lesions,
+    sample_lesions,
+)
 from msapp.inference.prior import find_shift
 from msapp.interfaces.lesions import SegmentLesions
 from msapp.lesions.uncertainty import measure_lesion_uncertainty
@@ -242,11 +247,22 @@ def test_a_contrast_that_shows_a_part_of_the_brain_is_left_out(missing, kept):
     short = np.ones(brain.shape, np.float32)
     short[..., 36 - missing :] = 0
     images = {'FLAIR': np.ones(brain.shape, np.float32), 'T1w': short}
-    assert find_partial(images, brain) == ([] if kept else ['T1w'])
+    inside = 32 - 2 * BORDER_VOXELS
+    unseen = (missing - BORDER_VOXELS) * inside**2
+    assert find_partial(images, brain) == ([] if kept else [('T1w', unseen)])
 
 
-@pytest.mark.parametrize('used', [['FLAIR', 'T1w'], ['FLAIR']])
-def test_sidecar_and_table_name_the_contrasts_that_were_used(flair, brain, tmp_path, used):
+@pytest.mark.parametrize(
+    ('partial', 'used'),
+    [
+        (Undefined, ['FLAIR', 'T1w']),
+        ([('T1w', 900)], ['FLAIR']),
+        # None shows the whole brain: what shows most of it at all visits is kept.
+        ([('FLAIR', 900), ('T1w', 40)], ['T1w']),
+        ([('FLAIR', 90), ('T1w', 900), ('T1w', 20)], ['FLAIR']),
+    ],
+)
+def test_sidecar_and_table_name_the_contrasts_that_were_used(flair, brain, tmp_path, partial, used):
     brain = brain.copy()
     brain[1:-1, 1:-1, 1:-1] = True
     images = {'flair': flair, 't1w': np.ones(flair.shape), 'brain_mask': brain}
@@ -258,16 +274,19 @@ def test_sidecar_and_table_name_the_contrasts_that_were_used(flair, brain, tmp_p
     arguments = {'in_channels': 2, 'out_channels': 1, 'channels': [4, 8], 'num_res_units': 0}
     network = build_network('headed_unet', arguments)
     architecture = {'name': 'headed_unet', 'arguments': arguments}
-    model = save_model(tmp_path / 'toy', spec(architecture=architecture), network)
+    channels = [{'name': name, 'may_be_missing': True} for name in ('FLAIR', 'T1w')]
+    toy = spec(architecture=architecture, channels=channels)
+    model = save_model(tmp_path / 'toy', toy, network)
     node = SegmentLesions(
         model=str(model.folder),
         model_sha256='none',
         sources={'FLAIR': 'bids:raw:FLAIR', 'T1w': 'bids:raw:T1w'},
         to_mni=str(tmp_path / 'to_mni.txt'),
-        left_out=['T1w'] if used == ['FLAIR'] else Undefined,
+        partial=partial,
         **{name: str(tmp_path / f'{name}.nii') for name in images},
     )
     made = node.run_function(tmp_path)
     assert made['metadata'] == {'Sources': [f'bids:raw:{name}' for name in used]}
     assert made['measures']['lesion_contrasts'] == ','.join(used)
-    assert made['measures']['lesion_contrasts_left_out'] == (None if 'T1w' in used else 'T1w')
+    unused = ','.join({'FLAIR', 'T1w'} - set(used)) or None
+    assert made['measures']['lesion_contrasts_left_out'] == unused

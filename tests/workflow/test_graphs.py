@@ -457,7 +457,7 @@ def test_what_one_visit_does_not_show_is_used_of_none(image, monkeypatch, contra
     graph = flatten([make_participant('sub-01', case, image)], make_settings(image))
     found = of_kind(graph, lesions.FindPartial)
     for node in of_kind(graph, lesions.SegmentLesions):
-        ((source, field),) = [*sources(graph, node, 'left_out')] or [(None, None)]
+        ((source, field),) = [*sources(graph, node, 'partial')] or [(None, None)]
         if F in contrasts:
             assert (source, field, found) == (None, None, [])
         elif len(contrasts) == 1:
