@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+
 from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.training.recipe import Recipe
+
+# Between the sentences of an attribution ("Use: source; source."), and between the sources of one.
+NEXT_USE = re.compile(r'(?<=\.) (?=[A-Z][^.;:]*: )')
+NEXT_SOURCE = re.compile(r'; (?![^(]*\))')
 
 
 def describe_model(
@@ -57,12 +65,28 @@ def describe_model(
 def describe_start(spec: ModelSpec, start: ModelSpec) -> ModelSpec:
     """Return the description of a model that began as another: it has learnt from its data too."""
     both = (start.training, spec.training)
-    attribution = start.training.attribution
-    if spec.training.attribution not in attribution:
-        attribution = f'{attribution} {spec.training.attribution}'.strip()
     training = Training(
         data=tuple(dict.fromkeys(item for training in both for item in training.data)),
         synthetic_only=all(training.synthetic_only for training in both),
-        attribution=attribution,
+        attribution=join_attributions([training.attribution for training in both]),
     )
     return spec.model_copy(update={'training': training})
+
+
+def join_attributions(attributions: Iterable[str]) -> str:
+    """Join what several models owe to others, each source once: for what it is first named for.
+
+    Examples
+    --------
+    >>> join_attributions(['Heads: A, MIT. Lesions: B, CC-BY.', 'Patients: B, CC-BY; C.'])
+    'Heads: A, MIT. Lesions: B, CC-BY. Patients: C.'
+    """
+    use_of: dict[str, str] = {}
+    for sentence in (part for text in attributions for part in NEXT_USE.split(text) if part):
+        use, colon, sources = sentence.removesuffix('.').rpartition(': ')
+        for source in NEXT_SOURCE.split(sources):
+            use_of.setdefault(source, use + colon)
+    sources_of = defaultdict(list)
+    for source, use in use_of.items():
+        sources_of[use].append(source)
+    return ' '.join(f'{use}{"; ".join(sources)}.' for use, sources in sources_of.items())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from msapp.models.registry import load_spec
 from msapp.models.spec import Named, Training, TrainingSet
 from msapp.training.describe import describe_model, describe_start
 from msapp.training.losses import SOME_CLASS
@@ -61,6 +62,14 @@ def test_of_a_head_only_the_brain_is_measured():
 def test_nothing_found_where_nothing_is_makes_no_dice():
     logged = validate('lesions', torch.ones(2, 16, 16, 16), torch.zeros(1, 16, 16, 16))
     assert logged.keys() == {'validation_loss_real'}
+
+
+@pytest.mark.parametrize('start', ['lesions', 'anatomy'])
+def test_a_source_that_a_model_and_its_start_share_is_named_once(start):
+    made = describe_model(load_recipe('lesions'), heads=15, bank=None, real=None)
+    named = describe_start(made, load_spec(start)).training.attribution
+    for source in ('Billot', 'Neuroinformatics 2018', 'Senra'):
+        assert named.count(source) == 1
 
 
 def test_a_model_has_learnt_from_what_its_start_has():
