@@ -62,7 +62,8 @@ LARGEST_LABEL = 600
 # Sulci up to twice as wide lie within the brain mask, as in manual masks.
 CLOSING_MM = 5.0
 MARGIN_VOXELS = 4
-# Raise when what is prepared of heads or patients changes: what is kept is then prepared anew.
+# Raise when what is prepared of heads, patients or drawn pairs changes: what is kept is then
+# prepared anew.
 PREPARATION = 1
 
 
@@ -79,34 +80,38 @@ class Head:
         Voxel to world, mm.
     to_mni : (4, 4) ndarray
         World of the head to world of MNI152NLin2009aSym, affine.
+    source : str
+        What it was made from; see `source_of`.
     """
 
     name: str
     tissues: np.ndarray
     affine: np.ndarray
     to_mni: np.ndarray
+    source: str = ''
 
     @property
     def zones(self) -> np.ndarray:
         """(I, J, K) ndarray of uint8, index into `ZONES`."""
         return ZONE_OF_TISSUE[self.tissues]
 
-    def save(self, path: Path, *, source: str = '') -> None:
-        """Write the head to an ``.npz`` file, and what it was made from; see `source_of`."""
+    def save(self, path: Path) -> None:
+        """Write the head to an ``.npz`` file."""
         with atomic_path(path) as temporary, temporary.open('wb') as stream:
             np.savez_compressed(
                 stream,
                 tissues=self.tissues,
                 affine=self.affine,
                 to_mni=self.to_mni,
-                source=source,
+                source=self.source,
             )
 
     @classmethod
     def load(cls, path: Path) -> Head:
         """Read what `save` wrote."""
         with np.load(path) as file:
-            return cls(path.stem, file['tissues'], file['affine'], file['to_mni'])
+            tissues, affine, to_mni = (file[name] for name in ('tissues', 'affine', 'to_mni'))
+        return cls(path.stem, tissues, affine, to_mni, _kept_source(path))
 
 
 def tissues_of_labels(labels: np.ndarray) -> np.ndarray:
@@ -170,15 +175,13 @@ def inner_csf(tissues: np.ndarray, spacing_mm: tuple[float, float, float]) -> np
     return result
 
 
-def read_head(path: Path, *, seed: int = 0) -> Head:
+def read_head(path: Path) -> Head:
     """Read a label map and lay it into MNI space.
 
     Parameters
     ----------
     path : Path
         NIfTI image of label numbers, about 1 mm isotropic.
-    seed : int
-        Seed of the registration's sampling.
 
     Raises
     ------
@@ -199,9 +202,10 @@ def read_head(path: Path, *, seed: int = 0) -> Head:
     tissues = inner_csf(tissues[box], geometry.spacing_mm(image))
     template = load_template()
     from_mni = registration.register_linear(
-        template.image, _stripped_t1w(tissues, affine), kind='Affine', voxel_mm=2.0, seed=seed
+        template.image, _stripped_t1w(tissues, affine), kind='Affine', voxel_mm=2.0
     )
-    return Head(path.name.partition('.')[0], tissues, affine, np.linalg.inv(from_mni))
+    name = path.name.partition('.')[0]
+    return Head(name, tissues, affine, np.linalg.inv(from_mni), source_of(path))
 
 
 def _stripped_t1w(tissues: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
@@ -214,7 +218,7 @@ def _stripped_t1w(tissues: np.ndarray, affine: np.ndarray) -> nib.Nifti1Image:
     return nib.Nifti1Image(np.array(values, np.float32)[tissues], affine)
 
 
-def prepare_heads(folder: Path, cache: Path, *, seed: int = 0) -> Iterator[Path]:
+def prepare_heads(folder: Path, cache: Path) -> Iterator[Path]:
     """Read each label map of a folder once, and again when it changes; give the prepared files.
 
     Parameters
@@ -234,9 +238,8 @@ def prepare_heads(folder: Path, cache: Path, *, seed: int = 0) -> Iterator[Path]
         raise InputError(f'{folder}: no label maps (*.nii.gz). Give the folder of head label maps.')
     for path in maps:
         target = cache / f'{path.name.partition(".")[0]}.npz'
-        source = source_of(path)
-        if _kept_source(target) != source:
-            read_head(path, seed=seed).save(target, source=source)
+        if _kept_source(target) != source_of(path):
+            read_head(path).save(target)
         yield target
 
 
@@ -245,8 +248,9 @@ def source_of(path: Path) -> str:
     return f'{PREPARATION} {sha256_file(path)}'
 
 
-def _kept_source(path: Path) -> str | None:
+def _kept_source(path: Path) -> str:
+    """Return what a kept head was made from; nothing where there is none, or an early one."""
     if not path.exists():
-        return None
+        return ''
     with np.load(path) as file:
-        return str(file['source']) if 'source' in file else None
+        return str(file.get('source', ''))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,13 @@ class LesionBank:
     def __len__(self) -> int:
         """Return the number of patients."""
         return len(self._masks)
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all masks and components, as 64 hexadecimal digits."""
+        found = hashlib.sha256()
+        for shape in (*self._masks, *self._components):
+            found.update(shape.tobytes())
+        return found.hexdigest()
 
     def draw(self, rng: np.random.Generator, settings: LoadSettings) -> np.ndarray:
         """Compose the lesions of one head.

@@ -17,6 +17,7 @@ from torch import nn
 from msapp.errors import UsageError
 from msapp.files import atomic_path, write_atomic
 from msapp.models.registry import load_spec
+from msapp.synthesis.heads import PREPARATION
 from msapp.training.recipe import Recipe
 
 # Beside a checkpoint: what was trained, on what.
@@ -75,7 +76,11 @@ def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) ->
     # Its visits are among the real cases.
     values['data'].pop('bids')
     start = load_spec(start_from).weights_sha256 if start_from else None
-    return json.dumps({'recipe': values, 'fold': fold, 'from': start}, indent=1, sort_keys=True)
+    origin: dict[str, Any] = {'recipe': values, 'fold': fold, 'from': start}
+    # Trainings that began with the first do not name it.
+    if PREPARATION > 1:
+        origin['preparation'] = PREPARATION
+    return json.dumps(origin, indent=1, sort_keys=True)
 
 
 def check_origin(checkpoint: Path, origin: str) -> None:

@@ -287,7 +287,7 @@ def _hybrid_job(given: _Given) -> _Job:
             given.cache,
             prefix=prefix,
             seed=case_seed,
-            origin=f'{[head.name for head in heads]} {recipe.data.held_out_priors}',
+            origin=f'{[head.source for head in heads]} {bank.digest()}',
         )
         for prefix, heads, count, case_seed in (
             ('drawn', trained_on, recipe.data.drawn_pairs, VALIDATION_SEED),

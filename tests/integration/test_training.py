@@ -82,8 +82,7 @@ def folder(tmp_path_factory):
         path = root / 'data' / 'heads' / f'{name}.nii.gz'
         nib.save(nib.Nifti1Image(tissues, affine), path)
         # What is prepared is not read again.
-        head = Head(name, tissues, affine, np.eye(4))
-        head.save(cache / f'{name}.npz', source=source_of(path))
+        Head(name, tissues, affine, np.eye(4), source_of(path)).save(cache / f'{name}.npz')
     (root / 'recipe.toml').write_text(RECIPE)
     return root
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -67,10 +69,10 @@ def test_what_brain_encloses_is_brain():
 
 def test_a_head_is_read_back_as_it_was(tmp_path):
     tissues = np.random.default_rng(0).integers(0, len(NAMES), (4, 5, 6)).astype(np.uint8)
-    head = Head('one', tissues, np.diag([1.0, 1, 1, 1]), np.eye(4) * 2)
+    head = Head('one', tissues, np.diag([1.0, 1, 1, 1]), np.eye(4) * 2, 'a map')
     head.save(tmp_path / 'one.npz')
     again = Head.load(tmp_path / 'one.npz')
-    assert again.name == 'one'
+    assert (again.name, again.source) == ('one', 'a map')
     assert (again.tissues == tissues).all()
     assert (again.to_mni == head.to_mni).all()
 
@@ -81,16 +83,16 @@ def test_an_empty_folder_of_heads_is_named(tmp_path):
 
 
 def test_a_label_map_is_read_once_and_again_when_it_changes(tmp_path, monkeypatch):
-    def read(path, *, seed):
+    def read(path):
         reads.append(path.name)
-        return Head('one', np.ones((2, 2, 2), np.uint8), np.eye(4), np.eye(4))
+        return replace(early, source=heads.source_of(path))
 
     reads = []
     monkeypatch.setattr(heads, 'read_head', read)
     cache, path = tmp_path / 'cache', tmp_path / 'one.nii.gz'
-    read(path, seed=0).save(cache / 'one.npz')  # of an earlier version, from nobody knows what
+    early = Head('one', np.ones((2, 2, 2), np.uint8), np.eye(4), np.eye(4))
+    early.save(cache / 'one.npz')  # of an earlier version, from nobody knows what
     path.write_bytes(b'a map')
-    reads.clear()
     for expected in (1, 1):
         assert list(prepare_heads(tmp_path, cache)) == [cache / 'one.npz']
         assert len(reads) == expected
@@ -108,6 +110,14 @@ def bank():
     mask[60:66, 100:106, 80:86] = True
     line = np.array([[90 + i, 110, 90] for i in range(5)], np.int16)
     return LesionBank([mask], [line])
+
+
+def test_banks_of_the_same_lesions_have_one_digest():
+    mask, line = np.zeros(SHAPE, bool), np.array([[90, 110, 90]])
+    pairs = [(mask, line), (mask.copy(), line.copy()), (~mask, line), (mask, line + 1)]
+    first, again, *others = (LesionBank([a], [b]).digest() for a, b in pairs)
+    assert first == again
+    assert len({first, *others}) == 3
 
 
 def draw(bank, seed=0, **settings):

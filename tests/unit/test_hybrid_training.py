@@ -12,6 +12,9 @@ import torchio as tio
 from msapp.imaging.distance import distance_maps
 from msapp.lesions.candidates import Candidates
 from msapp.lesions.instances import label_instances
+from msapp.synthesis.heads import Head
+from msapp.synthesis.lesion_bank import SHAPE, LesionBank
+from msapp.training import fit
 from msapp.training.hybrid import (
     LARGEST_SIDE,
     Batches,
@@ -127,6 +130,34 @@ def test_drawn_cases_are_kept_until_settings_or_seed_are_others(tmp_path):
     assert count == 2
     assert not np.array_equal(levels, others)
     assert read(other, 1)[0] == 2
+
+
+def test_pairs_of_other_heads_or_lesions_of_the_same_names_are_others(
+    case, recipe, bank, tmp_path, monkeypatch
+):
+    def origin(source, lesions):
+        found = []
+        head = Head('ball', np.ones((4, 4, 4), np.uint8), np.eye(4), np.eye(4), source)
+        monkeypatch.setattr(fit, 'read_heads', lambda *_: ([head], [head]))
+        monkeypatch.setattr(fit, 'read_bank', lambda *_: lesions)
+        monkeypatch.setattr(
+            fit, 'read_drawn_cases', lambda *_, origin, **__: found.append(origin) or [case]
+        )
+        given = fit._Given(
+            recipe=recipe.model_copy(update={'data': recipe.data.model_copy(update={'pairs': ()})}),
+            data=tmp_path,
+            cache=tmp_path,
+            fold=None,
+            device='cpu',
+            workers=0,
+            seed=0,
+        )
+        fit._hybrid_job(given)
+        return found[0]
+
+    fewer = LesionBank([np.zeros(SHAPE, bool)], [])
+    assert origin('a map', bank) == origin('a map', bank)
+    assert len({origin('a map', bank), origin('another', bank), origin('a map', fewer)}) == 3
 
 
 def test_real_pairs_are_taken_forwards_and_in_reverse(recipe):

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from msapp.errors import InputError, UsageError
-from msapp.training.checkpoints import describe_origin
+from msapp.training import checkpoints
+from msapp.training.checkpoints import check_origin, describe_origin
 from msapp.training.listing import with_listed
 from msapp.training.recipe import RealDataset, load_recipe
 
@@ -98,6 +99,23 @@ def test_an_image_that_cannot_be_used_is_named(data):
 def test_a_wrong_folder_is_named(data):
     with pytest.raises(UsageError, match=r'data.bids: .*elsewhere/study: no such folder'):
         with_listed(recipe(), data / 'elsewhere')
+
+
+def test_a_training_goes_on_only_with_the_preparation_that_it_began_with(tmp_path, monkeypatch):
+    """The first of them was not named beside the checkpoint."""
+
+    def check():
+        check_origin(checkpoint, describe_origin(load_recipe('lesions'), None, None))
+
+    checkpoint = tmp_path / 'last.ckpt'
+    monkeypatch.setattr(checkpoints, 'PREPARATION', 1)
+    check()
+    assert 'preparation' not in (tmp_path / checkpoints.ORIGIN).read_text()
+    checkpoint.touch()
+    check()
+    monkeypatch.setattr(checkpoints, 'PREPARATION', 2)
+    with pytest.raises(UsageError, match=r'other settings .*"preparation": 2'):
+        check()
 
 
 def test_a_recipe_without_dataset_stays_and_its_trainings_go_on(data):
