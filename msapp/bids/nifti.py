@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from msapp.errors import InputError
+from msapp.imaging.geometry import corner_voxels, displacement_mm
 
 GZIP_START = b'\x1f\x8b'
 # Length of the header, the first number of a NIfTI-1 or NIfTI-2 file, in either order of bytes.
@@ -203,9 +204,7 @@ def orientation_notes(path: Path) -> list[str]:
         return []
     notes = []
     if qform is not None:
-        corners = np.array(np.meshgrid(*[(0, n - 1) for n in image.shape[:3]])).reshape(3, -1).T
-        apart = nib.affines.apply_affine(sform, corners) - nib.affines.apply_affine(qform, corners)
-        largest = float(np.linalg.norm(apart, axis=1).max())
+        largest = float(displacement_mm(sform, qform, corner_voxels(image.shape)).max())
         if not np.isfinite(largest):
             notes.append('The qform of the header is broken; the sform is used.')
         elif largest > ROUNDING_MM:

@@ -14,7 +14,7 @@ import numpy as np
 
 from msapp.errors import InputError, UsageError
 from msapp.evaluation.voxel import Spacing
-from msapp.imaging.geometry import same_grid, spacing_mm
+from msapp.imaging.geometry import corner_voxels, same_grid, spacing_mm
 
 SUFFIXES = ('.nii.gz', '.nii')
 ENTITIES = re.compile(r'(?:^|[_/])(sub|ses)-([a-zA-Z0-9]+)')
@@ -342,7 +342,7 @@ def grid_shift_voxels(first: np.ndarray, second: np.ndarray, shape: Sequence[int
     >>> grid_shift_voxels(moved, np.diag([2.0, 2, 2, 1]), (9, 9, 9))
     0.25
     """
-    corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1).T
+    corners = corner_voxels(shape)
     try:
         matrix = np.linalg.inv(second) @ first
     except np.linalg.LinAlgError:

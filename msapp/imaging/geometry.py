@@ -53,16 +53,18 @@ def voxel_volume_mm3(image: nib.spatialimages.SpatialImage) -> float:
 
 
 def same_grid(
-    first: nib.spatialimages.SpatialImage, second: nib.spatialimages.SpatialImage
+    first: nib.spatialimages.SpatialImage,
+    second: nib.spatialimages.SpatialImage,
+    within_mm: float = SAME_GRID_MM,
 ) -> bool:
-    """Tell whether two images have the same shape, and no voxel lies `SAME_GRID_MM` apart."""
+    """Tell whether two images have the same shape, and all voxels lie less than that apart."""
     if first.shape[:3] != second.shape[:3]:
         return False
-    apart_mm = displacement_mm(first.affine, second.affine, _corners(first.shape))
-    return bool((apart_mm < SAME_GRID_MM).all())
+    apart_mm = displacement_mm(first.affine, second.affine, corner_voxels(first.shape))
+    return bool((apart_mm < within_mm).all())
 
 
-def _corners(shape: Sequence[int], beyond: float = 0.0) -> np.ndarray:
+def corner_voxels(shape: Sequence[int], beyond: float = 0.0) -> np.ndarray:
     """Return the centres of a grid's corner voxels, or points ``beyond`` them, (8, 3), voxels."""
     ends = [(-beyond, n - 1 + beyond) for n in shape[:3]]
     return np.array(np.meshgrid(*ends)).reshape(3, -1).T
@@ -81,7 +83,8 @@ def like(data: np.ndarray, grid: nib.spatialimages.SpatialImage) -> nib.Nifti1Im
     image = nib.Nifti1Image(data, grid.affine)
     image.header.set_xyzt_units('mm')
     image.set_qform(grid.affine, 'aligned')
-    if displacement_mm(image.get_qform(), grid.affine, _corners(data.shape)).max() > SAME_PLACE_MM:
+    apart_mm = displacement_mm(image.get_qform(), grid.affine, corner_voxels(data.shape))
+    if apart_mm.max() > SAME_PLACE_MM:
         image.set_qform(grid.affine, 'unknown')
     return image
 
@@ -297,7 +300,7 @@ def isotropic_grid(
     margin_mm : float
         How far the grid reaches beyond the field of view on every side, mm.
     """
-    world = nib.affines.apply_affine(image.affine, _corners(image.shape, 0.5))
+    world = nib.affines.apply_affine(image.affine, corner_voxels(image.shape, 0.5))
     low, high = world.min(axis=0) - margin_mm, world.max(axis=0) + margin_mm
     shape = np.ceil((high - low) / voxel_mm - 1e-6).astype(int)
     affine = np.diag([voxel_mm, voxel_mm, voxel_mm, 1.0])
