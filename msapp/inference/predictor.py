@@ -53,61 +53,58 @@ class _Sampling:
     measure: Measure
 
 
-class _Runner:
-    """One pass over an image, with less memory where it runs out."""
+def _run(
+    network: nn.Module, channels: np.ndarray, asked: _Plan, sampling: _Sampling | None = None
+) -> np.ndarray:
+    """Go over an image as `_infer`, with less memory where it runs out."""
+    import torch
 
-    def __init__(self, network: nn.Module, channels: np.ndarray, plan: _Plan) -> None:
-        """Check that the image and the plan fit the network."""
-        import torch
+    _check(network, channels, asked)
+    volume = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32))[None]
+    plan = asked
+    while True:
+        try:
+            return _infer(network, volume, plan, sampling)
+        except RuntimeError as error:
+            if plan.device.type == 'cpu' or not _is_out_of_memory(error):
+                raise
+        # Outside of the handler, whose traceback would keep the tensors of the pass.
+        torch.cuda.empty_cache()
+        plan = _smaller(network, asked, plan)
 
-        if channels.ndim != 4:
-            raise ValueError(f'channels must be (C, I, J, K), got {channels.ndim} axes')
-        if not np.isfinite(channels).all():
-            raise ValueError('channels must be finite')
-        divisor = getattr(network, 'divisor', 1)
-        if any(side % divisor for side in plan.window):
-            raise ValueError(f'window must be multiples of {divisor}, got {plan.window}')
-        if plan.batch < 1:
-            raise ValueError(f'batch must be at least 1, got {plan.batch}')
-        self._network = network
-        self._volume = torch.from_numpy(np.ascontiguousarray(channels, dtype=np.float32))[None]
-        self._asked = self._plan = plan
-        self._log = logging.getLogger('msapp.inference')
 
-    def run(self, sampling: _Sampling | None = None) -> np.ndarray:
-        """Go over the image once; sampling puts the generators back."""
-        import torch
+def _check(network: nn.Module, channels: np.ndarray, plan: _Plan) -> None:
+    """Check that the image and the plan fit the network."""
+    if channels.ndim != 4:
+        raise ValueError(f'channels must be (C, I, J, K), got {channels.ndim} axes')
+    if not np.isfinite(channels).all():
+        raise ValueError('channels must be finite')
+    divisor = getattr(network, 'divisor', 1)
+    if any(side % divisor for side in plan.window):
+        raise ValueError(f'window must be multiples of {divisor}, got {plan.window}')
+    if plan.batch < 1:
+        raise ValueError(f'batch must be at least 1, got {plan.batch}')
 
-        while True:
-            try:
-                return _infer(self._network, self._volume, self._plan, sampling)
-            except RuntimeError as error:
-                if self._plan.device.type == 'cpu' or not _is_out_of_memory(error):
-                    raise
-            # Outside of the handler, whose traceback would keep the tensors of the pass.
-            torch.cuda.empty_cache()
-            self._plan = self._smaller()
 
-    def _smaller(self) -> _Plan:
-        """Return what to try next on a GPU that ran out of memory, and say so."""
-        import torch
+def _smaller(network: nn.Module, asked: _Plan, plan: _Plan) -> _Plan:
+    """Return what to try next on a GPU that ran out of memory, and say so."""
+    import torch
 
-        plan = self._plan
-        step = math.lcm(WINDOW_STEP, getattr(self._network, 'divisor', 1))
-        window = tuple(_halved(side, step) for side in plan.window)
-        if plan.batch > 1:
-            following = replace(plan, batch=plan.batch // 2)
-            says = f'trying {following.batch} windows at once instead of {plan.batch}'
-        elif plan.window == self._asked.window and window != plan.window:
-            following = replace(plan, window=(window[0], window[1], window[2]))
-            says = f'trying windows of {window} voxels instead of {plan.window}, which changes '
-            says += 'results a little'
-        else:
-            # As if the CPU had been asked for from the start: the same result.
-            following = replace(self._asked, device=torch.device('cpu'))
-            says = 'going on on the CPU, which is slower'
-        self._log.warning('%s: out of memory; %s.', plan.device, says)
-        return following
+    step = math.lcm(WINDOW_STEP, getattr(network, 'divisor', 1))
+    window = tuple(_halved(side, step) for side in plan.window)
+    if plan.batch > 1:
+        following = replace(plan, batch=plan.batch // 2)
+        says = f'trying {following.batch} windows at once instead of {plan.batch}'
+    elif plan.window == asked.window and window != plan.window:
+        following = replace(plan, window=(window[0], window[1], window[2]))
+        says = f'trying windows of {window} voxels instead of {plan.window}, which changes '
+        says += 'results a little'
+    else:
+        # As if the CPU had been asked for from the start: the same result.
+        following = replace(asked, device=torch.device('cpu'))
+        says = 'going on on the CPU, which is slower'
+    logging.getLogger('msapp.inference').warning('%s: out of memory; %s.', plan.device, says)
+    return following
 
 
 def predict(
@@ -161,7 +158,7 @@ def predict(
     """
     plan = _make_plan(window, overlap, batch, device, flips, with_variance)
     network.eval()
-    return _Runner(network, channels, plan).run()
+    return _run(network, channels, plan)
 
 
 def measure_samples(
@@ -206,12 +203,11 @@ def measure_samples(
         As `predict`, or if the network has no dropout: all samples would be the same.
     """
     plan = _make_plan(window, overlap, batch, device, flips, with_variance)
-    runner = _Runner(network, channels, plan)
     network.eval()
     if set_dropout(network, active=True) == 0:
         raise ValueError('this network has no dropout to sample from')
     try:
-        return runner.run(_Sampling(samples, seed, measure))
+        return _run(network, channels, plan, _Sampling(samples, seed, measure))
     finally:
         set_dropout(network, active=False)
 

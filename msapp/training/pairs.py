@@ -285,7 +285,7 @@ class PairCases:
         """Return the first voxel of a patch about a voxel, within the image."""
         sides = np.array(self._settings.shape)
         first = middle - sides / 2 + rng.uniform(-OFF_CENTRE, OFF_CENTRE, 3) * sides
-        last = np.maximum(np.array(patient.white.shape) - sides, 0)
+        last = np.array(patient.white.shape) - sides
         return tuple(np.clip(np.rint(first), 0, last).astype(int).tolist())
 
 
