@@ -1,15 +1,16 @@
-"""What was run, with what, and what came of it: the record in ``logs/<run>/``."""
+"""What was run, with what, and what came of it: the record in ``logs/<run>/``.
+
+`msapp.runs` reads what came of it.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
 import platform
 import shlex
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +25,7 @@ from msapp.settings import Settings
 # The libraries whose version can change a result.
 LIBRARIES = (
     'antspyx',
+    'fslpy',
     'matplotlib',
     'monai',
     'nibabel',
@@ -32,18 +34,23 @@ LIBRARIES = (
     'nitransforms',
     'numpy',
     'pandas',
+    'pillow',
     'pybids',
     'pydantic',
     'scikit-image',
     'scipy',
-    'statsmodels',
     'torch',
 )
 MODELS_FILE = 'models.json'
 VERSIONS_FILE = 'versions.json'
+# Who a run begins with, a line each.
+PARTICIPANTS_FILE = 'participants.txt'
 TIMINGS_FILE = 'timings.tsv'
-# Whose the steps in it are that are of no single participant.
+SUMMARY_FILE = 'summary.tsv'
+# Whose the steps in timings are that are of no single participant.
 SHARED = 'all'
+# The failed step where all steps were done and the page could not be written.
+PAGE_STEP = 'report'
 SUMMARY_COLUMNS = (
     'participant_id',
     'status',
@@ -58,9 +65,6 @@ SUMMARY_COLUMNS = (
 NOT_AVAILABLE = 'n/a'
 # Of the SHA-256 of the code, as of those of models in tables.
 CODE_DIGITS = 12
-# What `read_runs` says of a run that left no summary.
-NOT_ENDED = 'did not end'
-NOT_ENDED_ERROR = 'it was killed, or is still at work'
 
 
 class LimitsLike(Protocol):
@@ -252,6 +256,11 @@ def check_models(log_dir: Path, models: Mapping[str, ModelLike]) -> None:
         raise UsageError(f'{path}: the models are not those that are installed now.')
 
 
+def write_participants(log_dir: Path, labels: Iterable[str]) -> None:
+    """Write ``participants.txt``, so that a run that is killed is known to have begun with them."""
+    write_atomic(log_dir / PARTICIPANTS_FILE, ''.join(f'{label}\n' for label in labels))
+
+
 def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
     """Write ``summary.tsv``, a line a participant, and return its path."""
     lines = ['\t'.join(SUMMARY_COLUMNS)]
@@ -269,106 +278,9 @@ def write_summary(log_dir: Path, outcomes: Iterable[OutcomeLike]) -> Path:
         )
         lines.append('\t'.join(tsv_cell(cell) for cell in cells))
     log_dir.mkdir(parents=True, exist_ok=True)
-    path = log_dir / 'summary.tsv'
+    path = log_dir / SUMMARY_FILE
     write_atomic(path, '\n'.join(lines) + '\n')
     return path
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run, and how one participant ended in it.
-
-    Attributes
-    ----------
-    folder : Path
-        Of its record, below ``logs``.
-    participant, status : str
-        As in ``summary.tsv``; `NOT_ENDED` where there is none.
-    error : str
-        Empty where there is none.
-    steps, taken : int
-        How many there were to do (of a run that did not end: how many are known), and how many
-        were run or reused.
-    """
-
-    folder: Path
-    participant: str
-    status: str
-    error: str
-    steps: int
-    taken: int
-
-    @property
-    def began(self) -> bool:
-        """Whether it may have written any file of the participant."""
-        return bool(self.taken) or (self.status in ('failed', NOT_ENDED) and bool(self.steps))
-
-
-def read_runs(output_dir: Path) -> Iterator[Run]:
-    """Give every participant of every run, the newest run first.
-
-    A run without ``summary.tsv`` was killed or is still at work: its participants are those of
-    whom ``timings.tsv`` has a step.
-    """
-    for folder in sorted((output_dir / 'logs').glob('*'), reverse=True):
-        if (folder / 'summary.tsv').exists():
-            yield from _read_summary(folder)
-        elif (folder / TIMINGS_FILE).exists():
-            yield from _read_timings(folder)
-
-
-def _read_summary(folder: Path) -> Iterator[Run]:
-    for row in _rows((folder / 'summary.tsv').read_text(encoding='utf-8')):
-        steps, run, reused = (
-            int(text) if (text := row.get(name, '')).isdecimal() else 0
-            for name in ('steps_total', 'steps_run', 'steps_reused')
-        )
-        error = row.get('error', '').removeprefix(NOT_AVAILABLE)
-        names = row.get('participant_id', ''), row.get('status', '')
-        yield Run(folder, *names, error, steps, run + reused)
-
-
-def _read_timings(folder: Path) -> Iterator[Run]:
-    """Give the participants of whom a step has come to an end."""
-    text = (folder / TIMINGS_FILE).read_text(encoding='utf-8', errors='replace')
-    whole = text[: text.rfind('\n') + 1]  # its last line may have been cut off
-    ended: dict[str, list[bool]] = {}
-    for row in _rows(whole):
-        if (participant := row.get('participant', '')) != SHARED:
-            ended.setdefault(participant, []).append(row.get('status') in ('done', 'reused'))
-    for participant, steps in ended.items():
-        yield Run(folder, participant, NOT_ENDED, NOT_ENDED_ERROR, len(steps), sum(steps))
-
-
-def _rows(text: str) -> Iterator[dict[str, str]]:
-    lines = text.splitlines()
-    return csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE, restval='')
-
-
-def find_run(output_dir: Path, participant: str) -> Run | None:
-    """Return the last run that worked on a participant; None if none is known.
-
-    Parameters
-    ----------
-    output_dir : Path
-        Holds ``logs``.
-    participant : str
-        As in ``summary.tsv``.
-    """
-    runs = read_runs(output_dir)
-    return next((run for run in runs if run.participant == participant and run.began), None)
-
-
-def find_unfinished(output_dir: Path) -> dict[str, str]:
-    """Return participants whose last run did not end well, and why.
-
-    A run that left one out since another was at work on it says nothing of it.
-    """
-    last: dict[str, Run] = {}
-    for run in read_runs(output_dir):
-        if run.steps or run.status != 'not run':
-            last.setdefault(run.participant, run)
-    return {name: run.error for name, run in sorted(last.items()) if run.status != 'done'}
 
 
 def tsv_cell(value: object) -> str:

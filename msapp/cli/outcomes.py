@@ -61,12 +61,12 @@ def left_out(label: str, status: Status, error: MsappError, step: str | None = N
 def as_made(settings: Settings, participant: Participant, logger: logging.Logger) -> Made:
     """Return what a report must tell that is written from a participant's files alone."""
     from msapp.bids.query import plan_participants
-    from msapp.models.registry import models_for, with_confirming
-    from msapp.provenance import check_models, find_run, read_versions
+    from msapp.provenance import read_versions
+    from msapp.runs import find_run
     from msapp.settings import load_toml, make_settings
 
     run = find_run(settings.output_dir, participant.label)
-    errors = [run.error or 'see the log'] if run and run.status != 'done' else []
+    errors = [run.error or 'see the log'] if run and not run.whole else []
     try:
         if run is None:
             raise UsageError(f'{settings.output_dir / "logs"}: no run that made its files.')
@@ -76,8 +76,8 @@ def as_made(settings: Settings, participant: Participant, logger: logging.Logger
         values |= {name: getattr(settings, name) for name in folders}
         values['participant_label'] = [participant.label]
         recorded = make_settings(values)
-        check_models(run.folder, with_confirming(models_for(recorded)))
         used = read_versions(run.folder)
+        others = [*_other_code(used), *_other_models(run.folder, recorded)]
         planned = next(iter(plan_participants(recorded)), participant)
     except (UsageError, MissingDependencyError) as error:
         told = (
@@ -86,7 +86,7 @@ def as_made(settings: Settings, participant: Participant, logger: logging.Logger
         )
         logger.warning('%s: %s', participant.label, told)
         return Made(settings, participant, None, errors, [told])
-    return Made(recorded, planned, used, errors, _other_code(used))
+    return Made(recorded, planned, used, errors, others)
 
 
 def _other_code(used: Mapping[str, str | None]) -> list[str]:
@@ -101,6 +101,21 @@ def _other_code(used: Mapping[str, str | None]) -> list[str]:
         f'The files were made by other code (msapp {then}) than this page (msapp {now}): what it '
         'says of methods and limits may not be what was done.'
     ]
+
+
+def _other_models(log_dir: Path, settings: Settings) -> list[str]:
+    """Say in one sentence if models are not what they were when a participant's files were made."""
+    from msapp.models.registry import models_for, with_confirming
+    from msapp.provenance import check_models
+
+    try:
+        check_models(log_dir, with_confirming(models_for(settings)))
+    except UsageError as error:
+        return [
+            'What the page says of networks is of those that are installed now, which may not '
+            f'have made the files. {error}'
+        ]
+    return []
 
 
 def warn_of_leftovers(graph: Workflow, settings: Settings, participant: str) -> list[str]:
@@ -141,10 +156,12 @@ def write_reports(
 
     A folder with a name that no participant has gets none: it would stay once it is renamed.
     """
+    from msapp.bids.checks import LABEL
+
     known = {item.participant: item for item in outcomes}
     for participant in participants:
         label = participant.label
-        if not label.startswith('sub-'):
+        if not (label.startswith('sub-') and LABEL.fullmatch(label.removeprefix('sub-'))):
             continue
         try:
             found = warnings.get(label, ())
@@ -196,7 +213,9 @@ def _as_known(error: Exception) -> MsappError:
 
 def _without_page(label: str, outcome: Outcome | None, error: MsappError) -> Outcome:
     """Return the outcome of a participant whose page could not be written."""
-    failed = left_out(label, 'failed', error, 'report')
+    from msapp.provenance import PAGE_STEP
+
+    failed = left_out(label, 'failed', error, PAGE_STEP)
     if outcome is None:
         return failed
     if outcome.status != 'done':
@@ -205,7 +224,7 @@ def _without_page(label: str, outcome: Outcome | None, error: MsappError) -> Out
         outcome,
         status='failed',
         error=failed.error,
-        failed_step='report',
+        failed_step=PAGE_STEP,
         exit_code=failed.exit_code,
     )
 

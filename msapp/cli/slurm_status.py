@@ -22,6 +22,7 @@ from msapp.errors import (
 )
 
 if TYPE_CHECKING:
+    from msapp.runs import Run
     from msapp.settings import Settings
 
 PROGRAM = 'msapp-slurm'
@@ -116,10 +117,9 @@ def find_states(settings: Settings, labels: Sequence[str]) -> list[State]:
         Of msapp: they say which visits are to be processed.
     labels : sequence of str
     """
-    from msapp.provenance import NOT_ENDED_ERROR, find_unfinished
+    from msapp.runs import last_runs
 
-    newest = _newest_rows(settings.output_dir)
-    unfinished = find_unfinished(settings.output_dir)
+    last = last_runs(settings.output_dir)
     tasks: dict[str, tuple[str, Path]] = {}
     for submission in find_submissions(settings.output_dir):
         for label, task in submission.tasks().items():
@@ -130,48 +130,25 @@ def find_states(settings: Settings, labels: Sequence[str]) -> list[State]:
         task, log = tasks.get(label, ('', None))
         if waiting and task in waiting:
             states.append(State(label, QUEUED, f'waits or runs as {task}'))
-        elif unfinished.get(label) == NOT_ENDED_ERROR:
-            states.append(
-                State(label, MISSING, f'its last run did not end: {NOT_ENDED_ERROR}.{_see(log)}')
-            )
         else:
-            states.append(_state(settings, label, newest.get(label), log))
+            states.append(_state(settings, label, last.get(label), log))
     return states
 
 
-def _newest_rows(output_dir: Path) -> dict[str, dict[str, str]]:
-    """Return each participant's newest row of a summary.
+def _state(settings: Settings, label: str, run: Run | None, log: Path | None) -> State:
+    """Judge one participant by its last run and by the files that must be there."""
+    from msapp.runs import NOT_ENDED
 
-    A run that was refused, since another was at work on the participant, tells nothing of it; its
-    row counts only where there is no other.
-    """
-    from msapp.bids.times import read_rows
-
-    newest: dict[str, dict[str, str]] = {}
-    for path in sorted(_summaries(output_dir)):
-        for row in read_rows(path):
-            label = row.get('participant_id', '')
-            refused = row.get('status') == 'not run' and row.get('steps_total') == '0'
-            if not refused or label not in newest:
-                newest[label] = row
-    return newest
-
-
-def _summaries(output_dir: Path) -> Iterator[Path]:
-    return (output_dir / 'logs').glob('*/summary.tsv')
-
-
-def _state(settings: Settings, label: str, row: dict[str, str] | None, log: Path | None) -> State:
-    """Judge one participant by the newest row of a summary and by the files that must be there."""
-    where = _see(log)
-    if row is None:
+    where, page = _see(log), settings.output_dir / f'{label}.html'
+    if run is None:
         return State(label, MISSING, f'no run of it has come to an end.{where}')
-    if row.get('status') != 'done':
-        step = '' if row.get('failed_step') in (None, '', 'n/a') else f'{row["failed_step"]}: '
-        code = row.get('exit_code') or ''
-        number = int(code) if code.isdecimal() and int(code) else EXIT_SOME_FAILED
-        return State(label, FAILED, f'{step}{row.get("error") or "no reason was noted"}', number)
-    absent = [] if (settings.output_dir / f'{label}.html').is_file() else [f'{label}.html']
+    if run.status == NOT_ENDED:
+        return State(label, MISSING, f'its last run did not end: {run.error}.{where}')
+    if run.status != 'done' and not (run.whole and _is_newer(page, run)):
+        step = f'{run.failed_step}: ' if run.failed_step else ''
+        reason = f'{step}{run.error or "no reason was noted"}'
+        return State(label, FAILED, reason, run.exit_code or EXIT_SOME_FAILED)
+    absent = [] if page.is_file() else [page.name]
     if not any((settings.output_dir / label).glob('**/*_desc-summary_stats.tsv')):
         absent.append(f'{label}/**/*_desc-summary_stats.tsv')
     try:
@@ -182,6 +159,14 @@ def _state(settings: Settings, label: str, row: dict[str, str] | None, log: Path
         files = ' and no '.join(absent)
         return State(label, MISSING, f'a run of it was done, but there is no {files}.{where}')
     return State(label, DONE, exit_code=EXIT_DONE)
+
+
+def _is_newer(page: Path, run: Run) -> bool:
+    """Tell whether a page was written after a run had ended, as ``--reports-only`` does."""
+    from msapp.provenance import SUMMARY_FILE
+
+    ended = (run.folder / SUMMARY_FILE).stat().st_mtime_ns
+    return page.is_file() and page.stat().st_mtime_ns > ended
 
 
 def _see(log: Path | None) -> str:
@@ -225,6 +210,8 @@ def _is_processed(settings: Settings, label: str, session: str | None) -> bool:
 
 def find_group(output_dir: Path) -> State:
     """Say whether the group's page tells of all runs, or its job is in the queue."""
+    from msapp.provenance import SUMMARY_FILE
+
     submissions = find_submissions(output_dir)
     jobs = {job for item in submissions for job, line in item.jobs.items() if line is None}
     waiting = jobs & (ask_queue() or set()) if jobs else set()
@@ -233,7 +220,8 @@ def find_group(output_dir: Path) -> State:
     page = output_dir / 'group.html'
     if not page.is_file():
         return State(GROUP, MISSING, 'there is no group.html.')
-    ended = max((path.stat().st_mtime_ns for path in _summaries(output_dir)), default=0)
+    summaries = (output_dir / 'logs').glob(f'*/{SUMMARY_FILE}')
+    ended = max((path.stat().st_mtime_ns for path in summaries), default=0)
     if page.stat().st_mtime_ns < ended:
         return State(GROUP, MISSING, 'group.html is older than the newest run.')
     return State(GROUP, DONE, exit_code=EXIT_DONE)

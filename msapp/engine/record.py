@@ -16,7 +16,13 @@ from msapp.engine.progress import Progress
 from msapp.engine.worker import Usage
 from msapp.errors import EXIT_DONE, EXIT_SOME_FAILED, InternalError, MsappError
 from msapp.files import storage_error
-from msapp.provenance import NOT_AVAILABLE, tsv_cell
+from msapp.provenance import (
+    NOT_AVAILABLE,
+    SHARED,
+    TIMINGS_FILE,
+    tsv_cell,
+    write_participants,
+)
 
 Status = Literal['done', 'failed', 'not run']
 TIMING_COLUMNS = ('participant', 'step', 'status', 'start', 'wall_s', 'cpu_s', 'peak_rss_mb')
@@ -164,7 +170,7 @@ class Recorder:
         """Take the labels by workflow name, in the order to finish them."""
         self._tallies = {name: _Tally(label) for name, label in participants.items()}
         self._order = {name: rank for rank, name in enumerate(participants)}
-        self._shared = _Tally('all')
+        self._shared = _Tally(SHARED)
         self._progress = progress
         self._log_dir = log_dir
         self._usage: dict[str, list[Usage]] = {}
@@ -179,10 +185,11 @@ class Recorder:
         return bool(self._failed)
 
     def begin(self, nodes: Iterable[Any]) -> None:
-        """Count the steps there are to do."""
+        """Count the steps there are to do, and note whose they are."""
         for node in nodes:
             self._tally(node).total += 1
-        self._timings = (self._log_dir / 'timings.tsv').open('w', encoding='utf-8')
+        write_participants(self._log_dir, [item.participant for item in self._tallies.values()])
+        self._timings = (self._log_dir / TIMINGS_FILE).open('w', encoding='utf-8')
         self._row(TIMING_COLUMNS)
         self._progress.begin({tally.participant: tally.total for tally in self._tallies.values()})
 

@@ -62,7 +62,8 @@ def run_graph(
     n_gpu_procs : int
         Steps that may use a GPU at once.
     log_dir : Path
-        Gets ``timings.tsv``, ``nipype.log``, what workers print, and the crash files.
+        Gets ``participants.txt``, ``timings.tsv``, ``nipype.log``, what workers print, and the
+        crash files.
     stop_on_first_crash : bool
         Stop everything at the first failure.
     progress : bool, optional

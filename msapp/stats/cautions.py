@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from msapp.errors import UsageError
-from msapp.provenance import find_unfinished, read_runs, read_versions
+from msapp.provenance import read_versions
+from msapp.runs import Run, last_runs, read_runs
 from msapp.settings import Settings, load_toml
 
 # Columns of `msapp.stats.columns.VISITS` that must be the same for all visits of a study.
@@ -68,13 +69,16 @@ def mixed_runs(visits: pd.DataFrame, output_dir: Path) -> Iterator[str]:
     records = _records(visits, output_dir)
     if records.empty:
         return
-    if sloppy := int(records['--sloppy'].eq('yes').sum()):
+    sloppy = [values for values in records['--sloppy'] if 'yes' in values]
+    if sloppy:
+        were = 'were' if set(sloppy) == {('yes',)} else 'were, or may have been,'
         yield (
-            f'--sloppy: {sloppy} of {len(visits)} visits were made with it, so their numbers are '
-            f'not results. {AGAIN} without it.'
+            f'--sloppy: {len(sloppy)} of {len(visits)} visits {were} made with it: do not take '
+            f'their numbers for results. {AGAIN} without it.'
         )
     for name in records.columns.drop('--sloppy'):
-        yield from _mixture(name, records[name])
+        doubtful = bool(records[name].map(len).gt(1).any())
+        yield from _mixture(name, records[name].map(' or '.join), doubtful=doubtful)
     if unknown := len(visits) - len(records):
         yield (
             f'{unknown} of {len(visits)} visits: {output_dir / "logs"} tells no run that made '
@@ -83,11 +87,15 @@ def mixed_runs(visits: pd.DataFrame, output_dir: Path) -> Iterator[str]:
 
 
 def _mixture(
-    name: str, kinds: pd.Series, advice: str = f'{AGAIN}, with one for all.'
+    name: str,
+    kinds: pd.Series,
+    advice: str = f'{AGAIN}, with one for all.',
+    *,
+    doubtful: bool = False,
 ) -> Iterator[str]:
-    """Name the kinds of visits with the number of each, if there are several."""
+    """Name the kinds of visits with the number of each, if there are, or may be, several."""
     counts = kinds.value_counts()
-    if len(counts) > 1:
+    if len(counts) > 1 or doubtful:
         found = ', '.join(f'{kind} (n = {count})' for kind, count in counts.items())
         yield (
             f'{name}: not the same for all visits: {found}. Their numbers cannot be compared. '
@@ -96,20 +104,33 @@ def _mixture(
 
 
 def _records(visits: pd.DataFrame, output_dir: Path) -> pd.DataFrame:
-    """Return settings and code, as text, of the run that made each visit, where that is known."""
+    """Return settings and code, as text, of the run that made each visit, where that is known.
+
+    A cell holds one text; several where several runs may have made the visit.
+    """
     read = cache(_read_record)  # one run has many participants
-    runs: dict[str, list[_Record]] = defaultdict(list)
+    runs: dict[str, list[tuple[Run, _Record]]] = defaultdict(list)
     for run in read_runs(output_dir):
         if run.began:
-            runs[run.participant].append(read(run.folder))
+            runs[run.participant].append((run, read(run.folder)))
     found = {}
     for index, visit in visits.iterrows():
-        records = runs[visit['participant_id']]
-        session = visit['session_id']
-        took = (item for item in records if not item.sessions or session in item.sessions)
-        if (newest := next(took, None)) and newest.values:
-            found[index] = newest.values
+        made = [*_makers(runs[visit['participant_id']], visit['session_id'])]
+        if made and all(made):
+            found[index] = {name: tuple(sorted({item[name] for item in made})) for name in made[0]}
     return pd.DataFrame.from_dict(found, orient='index')
+
+
+def _makers(runs: Iterable[tuple[Run, _Record]], session: str | None) -> Iterator[dict[str, str]]:
+    """Give what is known of the runs that may have made a visit.
+
+    The newest, and, as long as they did not end well, those before it.
+    """
+    for run, record in runs:
+        if not record.sessions or session in record.sessions:
+            yield record.values
+            if run.whole:
+                return
 
 
 def _read_record(folder: Path) -> _Record:
@@ -201,8 +222,8 @@ def _gone(visits: pd.DataFrame, bids_dir: Path) -> Iterator[str]:
 
 def unfinished(output_dir: Path, participants: Collection[str]) -> Iterator[str]:
     """Name the participants, of some or of all, whose last run failed, if anything is there."""
-    for participant, error in find_unfinished(output_dir).items():
-        if participants and participant not in participants:
+    for participant, run in last_runs(output_dir).items():
+        if run.whole or (participants and participant not in participants):
             continue
         if (output_dir / participant).is_dir():
             numbers = 'Numbers of it here are of an earlier run, or not all there.'
@@ -210,4 +231,4 @@ def unfinished(output_dir: Path, participants: Collection[str]) -> Iterator[str]
             numbers = 'It is not in these tables.'
         else:
             continue
-        yield f'{participant}: its last run did not end well ({error}). {numbers}'
+        yield f'{participant}: its last run did not end well ({run.error}). {numbers}'

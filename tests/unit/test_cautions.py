@@ -122,20 +122,59 @@ def test_a_visit_is_of_the_newest_run_that_took_its_session(tmp_path):
     assert problems(tmp_path) == ()
 
 
-@pytest.mark.parametrize('killed_sloppy', [True, False])
-def test_a_run_that_was_killed_counts_as_the_one_that_made_the_files(tmp_path, killed_sloppy):
-    visit(tmp_path, 'sub-01')
-    record(tmp_path, '1', 'sub-01', sloppy=not killed_sloppy)
-    folder = record(tmp_path, '2', sloppy=killed_sloppy)
+def record_killed(root, name, **values):
+    """Write the record of a run of ``sub-01`` that was killed after a step."""
+    folder = record(root, name, **values)
     (folder / 'summary.tsv').unlink()
     steps = 'participant\tstep\tstatus\nsub-01\tn4\tdone\n'
     (folder / 'timings.tsv').write_text(steps, encoding='utf-8')
-    found = problems(tmp_path)
-    assert found[-1] == (
-        'sub-01: its last run did not end well (it was killed, or is still at work). Numbers of it '
-        'here are of an earlier run, or not all there.'
+
+
+KILLED = (
+    'sub-01: its last run did not end well (it was killed, or is still at work). Numbers of it '
+    'here are of an earlier run, or not all there.'
+)
+
+
+@pytest.mark.parametrize(
+    ('sloppy', 'words'),
+    [
+        ((True, False), 'were, or may have been, made'),
+        ((False, True), 'were, or may have been, made'),
+        ((True, True), 'were made'),
+        ((False, False), None),
+    ],
+)
+def test_a_run_that_was_killed_may_have_made_the_files(tmp_path, sloppy, words):
+    visit(tmp_path, 'sub-01')
+    record(tmp_path, '1', 'sub-01', sloppy=True)
+    record(tmp_path, '2', 'sub-01', sloppy=sloppy[0])
+    record_killed(tmp_path, '3', sloppy=sloppy[1])
+    *told, killed = problems(tmp_path)
+    assert killed == KILLED
+    assert [problem.partition(' with it')[0] for problem in told] == (
+        [f'--sloppy: 1 of 1 visits {words}'] if words else []
     )
-    assert any(problem.startswith('--sloppy: 1 of 1') for problem in found) == killed_sloppy
+
+
+def test_settings_that_visits_may_have_been_made_with_are_named(tmp_path):
+    visit(tmp_path, 'sub-01')
+    record(tmp_path, '1', 'sub-01')
+    record_killed(tmp_path, '2', flips=True)
+    flips, killed = problems(tmp_path)
+    assert flips.startswith('--flips: not the same for all visits: no or yes (n = 1). Their')
+    assert killed == KILLED
+
+
+@pytest.mark.parametrize('steps', [0, 9])
+def test_a_page_that_could_not_be_written_is_no_failure_of_the_numbers(tmp_path, steps):
+    visit(tmp_path, 'sub-01')
+    record(tmp_path, '1', 'sub-01')
+    failure = {'status': 'failed', 'error': 'is a folder', 'failed_step': 'report'}
+    counts = {'steps_total': steps, 'steps_run': steps}
+    folder = record(tmp_path, '2')
+    write_summary(folder, [replace(DONE, **failure, **counts)])
+    assert problems(tmp_path) == ()
 
 
 @pytest.mark.parametrize('damage', ['settings.toml', 'versions.json', None])

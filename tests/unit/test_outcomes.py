@@ -77,6 +77,13 @@ def test_a_report_tells_what_failed_in_the_run_that_made_the_files(settings):
     assert as_made(settings, GIVEN, LOGGER).errors == ['no memory']
 
 
+def test_a_page_that_could_not_be_written_is_no_failure_of_the_results(settings):
+    folder = record(settings, settings.to_toml())
+    summary = 'participant_id\tstatus\tfailed_step\terror\tsteps_total\tsteps_run\n'
+    (folder / 'summary.tsv').write_text(f'{summary}sub-01\tfailed\treport\tis a folder\t12\t12\n')
+    assert as_made(settings, GIVEN, LOGGER)[3:] == ([], [])
+
+
 @pytest.mark.parametrize('text', [None, 'not = [toml', 'random_seed = "many"\n', 'colour = 1\n'])
 def test_where_they_are_not_known_the_log_says_whose_are_told(settings, caplog, text):
     if text is not None:
@@ -89,13 +96,26 @@ def test_where_they_are_not_known_the_log_says_whose_are_told(settings, caplog, 
 
 
 @pytest.mark.parametrize('text', [None, '{', '{}'])
-def test_methods_of_other_models_than_are_installed_are_not_told(settings, caplog, text):
+def test_other_models_than_are_installed_are_warned_of_and_settings_stay(settings, text):
     folder = record(settings, settings.model_copy(update={'random_seed': 3}).to_toml())
+    used = versions() | {'antspyx': '0.0.1'}
+    (folder / 'versions.json').write_text(json.dumps(used), encoding='utf-8')
     (folder / 'models.json').unlink()
     if text is not None:
         (folder / 'models.json').write_text(text, encoding='utf-8')
-    assert as_made(settings, GIVEN, LOGGER)[:4] == (settings, GIVEN, None, [])
-    assert 'models.json' in caplog.text
+    made = as_made(settings, GIVEN, LOGGER)
+    assert made.settings.random_seed == 3
+    assert made.versions == used
+    (warning,) = made.warnings
+    assert warning.startswith('What the page says of networks is of those that are installed now')
+    assert 'models.json: ' in warning
+
+
+def test_a_model_that_is_not_installed_any_more_leaves_only_the_settings_of_now(settings):
+    record(settings, settings.model_copy(update={'lesion_model': 'mine'}).to_toml())
+    made = as_made(settings, GIVEN, LOGGER)
+    assert made[:4] == (settings, GIVEN, None, [])
+    assert made.warnings[0].startswith('The report tells methods and versions of this command')
 
 
 def test_versions_are_those_of_the_run_that_made_the_files(settings):
@@ -171,10 +191,11 @@ def test_an_image_that_is_gone_is_told_on_the_page(settings, tmp_path):
     assert 'sub-01_ses-1_T1w.nii.gz</td><td></td><td>Voxel size not known: the file does' in page
 
 
-def test_a_misnamed_folder_has_no_page(settings):
+@pytest.mark.parametrize('label', ['sub_01', 'sub-01_old', 'sub-'])
+def test_a_misnamed_folder_has_no_page(settings, label):
     given = settings.model_copy(update={'reports_only': False})
-    bad = left_out('sub_01', 'failed', InputError('rename it'), 'input check')
-    misnamed = Participant('sub_01', error='rename it')
+    bad = left_out(label, 'failed', InputError('rename it'), 'input check')
+    misnamed = Participant(label, error='rename it')
     assert write_reports(given, [misnamed], [bad], {}, LOGGER) == [bad]
     assert not list(settings.output_dir.glob('*.html'))
 

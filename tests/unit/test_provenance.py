@@ -7,23 +7,19 @@ import hashlib
 import json
 import logging
 import os
+import re
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
+import msapp
 from msapp.engine.record import MORE_MEMORY, explain, step_label
 from msapp.errors import StorageError, UsageError
 from msapp.files import write_atomic
 from msapp.logs import close_logging, setup_logging
-from msapp.provenance import (
-    find_run,
-    find_unfinished,
-    read_runs,
-    sha256_file,
-    write_run_record,
-    write_summary,
-)
+from msapp.provenance import LIBRARIES, sha256_file, write_run_record, write_summary
 from msapp.resources import Limits
 from msapp.settings import Settings, load_toml, make_settings
 
@@ -50,64 +46,6 @@ def test_the_summary_has_one_clean_line_a_participant(tmp_path):
     assert lines[2].split('\t')[-2:] == ['n/a', 'n/a']
 
 
-def test_the_run_that_made_results_is_the_last_that_took_steps(tmp_path):
-    none = {'steps_total': 0, 'steps_run': 0, 'steps_reused': 0}
-    runs = [
-        ('20260101T000000-ff', Result()),
-        ('20260102T000000-aa', Result()),
-        ('20260103T000000-00', Result('sub-02')),
-        ('20260104T000000-00', Result(**none)),
-    ]
-    for name, result in runs:
-        write_summary(tmp_path / 'logs' / name, [result])
-    assert find_run(tmp_path, 'sub-01').folder == tmp_path / 'logs' / '20260102T000000-aa'
-    assert find_run(tmp_path, 'sub-02').folder == tmp_path / 'logs' / '20260103T000000-00'
-    assert find_run(tmp_path, 'sub-03') is None
-
-
-def test_a_run_that_stopped_before_a_participant_did_not_make_its_results(tmp_path):
-    untouched = Result(status='not run', steps_run=0, steps_reused=0)
-    for name, result in (('1', Result()), ('2', untouched)):
-        write_summary(tmp_path / 'logs' / name, [result])
-    assert find_run(tmp_path, 'sub-01').folder.name == '1'
-
-
-@pytest.mark.parametrize(
-    ('second', 'expected'),
-    [
-        (Result(), {'sub-01': 'two lines and a tab'}),
-        (Result(status='done', error=None), {}),
-        (Result(status='not run', error='stopped'), {'sub-01': 'stopped'}),
-        (Result(status='not run', steps_total=0), {}),
-        (Result(steps_total=0, steps_run=0, error='no image'), {'sub-01': 'no image'}),
-    ],
-)
-def test_who_did_not_end_well_is_known_by_the_last_run(tmp_path, second, expected):
-    write_summary(tmp_path / 'logs' / '1', [Result(status='done', error=None)])
-    write_summary(tmp_path / 'logs' / '2', [second])
-    assert find_unfinished(tmp_path) == expected
-
-
-def write_timings(folder, text):
-    folder.mkdir(parents=True)
-    (folder / 'timings.tsv').write_text(f'participant\tstep\tstatus\n{text}', encoding='utf-8')
-
-
-def test_a_run_that_was_killed_is_known_by_the_steps_it_wrote(tmp_path):
-    logs = tmp_path / 'logs'
-    for label in ('sub-01', 'sub-02'):
-        write_summary(logs / f'1-{label}', [Result(label, status='done', error=None)])
-    write_timings(logs / '2', 'all\tx\tdone\nsub-01\tn4\tdone\nsub-01\tmask\tfailed\nsub-02\tn4')
-    assert find_run(tmp_path, 'sub-01').folder.name == '2'
-    assert find_run(tmp_path, 'sub-02').folder.name == '1-sub-02', 'a line cut off tells nothing'
-    assert find_unfinished(tmp_path) == {'sub-01': 'it was killed, or is still at work'}
-    newest = next(read_runs(tmp_path))
-    assert (newest.participant, newest.status) == ('sub-01', 'did not end')
-    assert (newest.steps, newest.taken) == (2, 1)
-    write_summary(logs / '3', [Result(status='done', error=None)])
-    assert find_unfinished(tmp_path) == {}
-
-
 def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
     settings = Settings(bids_dir='/bids', output_dir='/out', levels=('participant',), mc_samples=5)
     argv = ['msapp', '/my bids', '/out', 'participant']
@@ -117,6 +55,18 @@ def test_the_settings_of_a_run_can_be_given_to_the_next(tmp_path):
     assert json.loads((tmp_path / 'limits.json').read_text()) == {'n_cpus': 4, 'memory_gb': 7.5}
     versions = json.loads((tmp_path / 'versions.json').read_text())
     assert versions['nipype'].split('.')[0] == '1'
+
+
+def test_libraries_are_those_that_the_code_imports():
+    root, imported = Path(msapp.__file__).parent, set[str]()
+    for folder, _, names in os.walk(root, followlinks=True):  # models and workflows are links
+        for path in (Path(folder, name) for name in names if name.endswith('.py')):
+            code = path.read_text(encoding='utf-8')
+            imported |= set(re.findall(r'^ *(?:import|from) (\w+)', code, flags=re.MULTILINE))
+    found = metadata.packages_distributions()
+    libraries = {name.lower() for module in imported for name in found.get(module, ())}
+    assert set(LIBRARIES) - libraries == set()
+    assert {'pillow', 'fslpy'} <= set(LIBRARIES)
 
 
 @dataclass

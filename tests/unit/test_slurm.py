@@ -83,13 +83,14 @@ class Site:
         run: str = '20260101T000000-1',
         code: int = 0,
         steps: int = 9,
+        step: str = 'input check',
     ) -> None:
         """Leave what a run leaves: a summary, and, where it was done, the outputs."""
         cells = dict.fromkeys(SUMMARY_COLUMNS, '0')
         cells |= {'participant_id': label, 'status': status, 'exit_code': str(code)}
         cells |= {'failed_step': 'n/a', 'error': 'n/a', 'steps_total': str(steps)}
         if status != 'done':
-            cells |= {'failed_step': 'input check', 'error': 'the "file" is cut short.'}
+            cells |= {'failed_step': step, 'error': 'the "file" is cut short.'}
         path = self.out / 'logs' / run / 'summary.tsv'
         path.parent.mkdir(parents=True, exist_ok=True)
         header = '\t'.join(SUMMARY_COLUMNS)
@@ -482,10 +483,29 @@ def test_a_killed_run_is_not_the_one_before_that_was_done(site):
     site.finished('sub-01', run='20260101T000000-9')
     killed = site.out / 'logs' / '20260102T000000-1'
     killed.mkdir()
-    (killed / 'timings.tsv').write_text('participant\tstep\tstatus\nsub-01\tzones\tdone\n')
+    (killed / 'participants.txt').write_text('sub-01\n')
     (state,) = site.states(['sub-01'])
     assert (state.status, state.exit_code) == ('missing', 1)
     assert 'its last run did not end' in state.reason
+
+
+@pytest.mark.parametrize('steps', [0, 9])
+def test_a_page_that_could_not_be_written_is_mended_by_a_newer_one(site, steps):
+    page = site.out / 'sub-01.html'
+    site.finished('sub-01', run='20260101T000000-1')
+    site.finished('sub-01', 'failed', run='20260102T000000-1', code=70, steps=steps, step='report')
+    os.utime(page, (0, 0))
+    # A run of pages alone left the results as they were, and the page that tells of them.
+    states = [State('sub-01', 'failed', 'report: the "file" is cut short.', 70)]
+    assert site.states(['sub-01']) == (states if steps else [State('sub-01', 'done', '', 0)])
+    page.unlink()
+    page.mkdir()
+    (state,) = site.states(['sub-01'])
+    assert state.status == ('failed' if steps else 'missing')
+    page.rmdir()
+    page.touch()
+    os.utime(page, ns=(2**62, 2**62))
+    assert site.states(['sub-01']) == [State('sub-01', 'done', '', 0)]
 
 
 def test_status_names_the_log_and_the_command_to_go_on(site, capsys):
