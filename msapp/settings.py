@@ -103,13 +103,28 @@ def load_toml(path: Path) -> dict[str, Any]:
     UsageError
         If the file cannot be read or is not TOML.
     """
+    return {setting_name(key): value for key, value in read_toml(path).items()}
+
+
+def setting_name(key: str) -> str:
+    """Return the field of `Settings` that a key of a settings file stands for."""
+    return key.replace('-', '_')
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a settings file with its keys as they are written.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be read or is not TOML.
+    """
     try:
-        values = tomllib.loads(path.read_text(encoding='utf-8-sig'))
+        return tomllib.loads(path.read_text(encoding='utf-8-sig'))
     except OSError as error:
         raise UsageError(f'{path}: cannot read the settings file ({error.strerror}).') from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f'{path}: not a valid TOML settings file: {error}.') from error
-    return {key.replace('-', '_'): value for key, value in values.items()}
 
 
 def make_settings(values: dict[str, Any]) -> Settings:

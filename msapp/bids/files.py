@@ -25,9 +25,10 @@ EXTENSIONS = ('.nii', '.nii.gz')
 SUFFIXES = {suffix.lower(): suffix for suffix in ('FLAIR', 'T1w', 'T2w')}
 # What looks like an image of use here, though its name may be wrong.
 LIKE_AN_IMAGE = re.compile(rf'.*({"|".join(SUFFIXES)}).*\.nii', re.IGNORECASE)
-# A name that is wrong about participant, session or case alone: its entities, suffix, extension.
+# A name that is wrong about participant, session or case alone: these two, if it has them, then
+# other entities, suffix, extension.
 WRONG_STEM = re.compile(
-    r'(?:sub[^_]*[-0-9][^_]*_)?(?:ses[^_]*[-0-9][^_]*_)?((?:(?!sub|ses)[a-z]+-[a-z0-9+]+_)*)'
+    r'(?:(sub[^_]*[-0-9][^_]*)_)?(?:(ses[^_]*[-0-9][^_]*)_)?((?:(?!sub|ses)[a-z]+-[a-z0-9+]+_)*)'
     rf'({"|".join(SUFFIXES)})(\.nii(?:\.gz)?)',
     re.IGNORECASE,
 )
@@ -146,20 +147,31 @@ def list_images(
 def _rename_advice(name: str, stem: str, taken: set[str]) -> str:
     """Say how to rename an image; one name is given once, and never that of another file.
 
-    Where more than the stem or the case is wrong, what is in the file may be something else.
+    Where it has another participant or session, or more than these and the case is wrong, what is
+    in the file may be something else.
     """
     if parts := WRONG_STEM.fullmatch(name):
-        entities, suffix, extension = parts.groups()
+        participant, session, entities, suffix, extension = parts.groups()
         right = f'{stem}_{entities}{SUFFIXES[suffix.lower()]}{extension.lower()}'
         if right not in taken:
             taken.add(right)
-            own, other = stem.partition('_')[0], name.partition('_')[0]
-            if other.startswith('sub-') and other != own:
-                return f'Rename it, as {right}, if it is an image of {own}, not of {other}.'
-            return f'Rename it, as {right}.'
+            own = stem.split('_')
+            known = [_plain(label) for label in own]
+            others = [
+                printable(label)
+                for label in (participant, session)
+                if label and _plain(label) not in known
+            ]
+            doubt = f', if it is an image of {" ".join(own)}, not of {" ".join(others)}'
+            return f'Rename it, as {right}{doubt if others else ""}.'
     kind = SUFFIXES[LIKE_AN_IMAGE.match(name)[1].lower()]  # type: ignore[index]
     extension = '.nii.gz' if name.lower().endswith('.gz') else '.nii'
     return f'Rename it if it is a {kind} image, as {stem}[_acq-LABEL][_ce-LABEL]_{kind}{extension}.'
+
+
+def _plain(label: str) -> str:
+    """Return a label without what is often written wrongly: its case and its hyphen."""
+    return label.casefold().replace('-', '')
 
 
 @functools.cache

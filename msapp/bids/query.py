@@ -125,13 +125,13 @@ def find_labels(bids_dir: Path, asked: Sequence[str]) -> list[str]:
     unknown = [label for label in wanted if label not in present]
     if unknown:
         raise UsageError(
-            f'--participant-label: {some(unknown)} not found in {bids_dir}. '
-            f'It holds {some(present) or "no sub-* folder"}.'
+            f'--participant-label: {name_first(unknown)} not found in {bids_dir}. '
+            f'It holds {name_first(present) or "no sub-* folder"}.'
         )
     return wanted or present
 
 
-def some(names: Sequence[str], most: int = 8) -> str:
+def name_first(names: Sequence[str], most: int = 8) -> str:
     """List the first names and count the rest."""
     rest = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(names[:most]) + rest
@@ -185,7 +185,7 @@ def _check_sessions_exist(settings: Settings, labels: list[str]) -> None:
     if missing:
         raise UsageError(
             f'--session-label: {", ".join(missing)} not found for any participant. '
-            f'There are {some(sorted(found, key=natural_key)) or "no sessions"}.'
+            f'There are {name_first(sorted(found, key=natural_key)) or "no sessions"}.'
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msapp import __version__
+from msapp.cli.console import explain
 from msapp.errors import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
@@ -176,6 +177,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MsappError as error:
         sys.stderr.write(f'{PROGRAM}: error: {error}\n')
         return error.exit_code
+    except OSError as error:
+        known = explain(error)
+        sys.stderr.write(f'{PROGRAM}: error: {known}\n')
+        return known.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f'{PROGRAM}: interrupted, no table was written.\n')
         return InterruptedRunError.exit_code

@@ -317,15 +317,19 @@ def _load_settings(path: Path) -> dict[str, Any]:
         If the file cannot be read, a setting is unknown, or the amount of memory is none.
     """
     from msapp.errors import UsageError
-    from msapp.settings import Settings, load_toml
+    from msapp.settings import Settings, read_toml, setting_name
 
-    values = load_toml(path)
+    written = read_toml(path)
+    unknown = [key for key in written if setting_name(key) not in {*Settings.model_fields, 'mem'}]
+    if unknown:
+        raise UsageError(
+            f'{path}: no setting is called {", ".join(unknown)}. As in logs/<run>/settings.toml, '
+            'a setting has the first long name of its flag in msapp --help.'
+        )
+    values = {setting_name(key): value for key, value in written.items()}
     if 'mem' in values:
         try:
             values['mem_gb'] = memory_gb(str(values.pop('mem')))
         except argparse.ArgumentTypeError as error:
             raise UsageError(f'{path}: mem: {error}.') from error
-    unknown = sorted(set(values) - set(Settings.model_fields))
-    if unknown:
-        raise UsageError(f'{path}: no setting is called {", ".join(unknown)}; see msapp --help.')
     return values

@@ -106,7 +106,7 @@ def write(args: argparse.Namespace) -> None:
         )
     except OSError as error:
         raise UsageError(
-            f'{error.filename or args.out}: cannot write ({error.strerror or error}). '
+            f'{args.out}: cannot write ({error.strerror or error}). '
             'Choose a folder with write permission and free space.'
         ) from error
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, get_args
 
 from msapp.bids.query import Participant, Visit, not_in_run
-from msapp.errors import MissingDependencyError
+from msapp.errors import MissingDependencyError, UsageError
 from msapp.settings import Settings, Task
 
 if TYPE_CHECKING:
@@ -36,13 +36,19 @@ def check_available(settings: Settings) -> None:
     MissingDependencyError
         Naming the flag, what is missing and what to use instead.
     UsageError
-        If ``--device`` and ``--gpus`` contradict each other, or ``--use-plugin`` is of no use.
+        If ``--device`` and ``--gpus`` contradict each other, ``--use-plugin`` is of no use, or
+        ``--boilerplate-only`` has nothing to print.
     """
     from msapp.imaging.bet import require_fsl
     from msapp.inference.device import choose_gpus
     from msapp.models.registry import check_weights, models_for, with_confirming
 
     if 'participant' not in settings.levels:
+        if settings.boilerplate_only:
+            raise UsageError(
+                '--boilerplate-only: prints the methods of the participant level. Give that level, '
+                'or leave the flag out.'
+            )
         return
     _check_tasks(settings.tasks)
     models = models_for(settings)
@@ -129,6 +135,8 @@ def not_done(visits: Sequence[Visit], number: int, settings: Settings) -> Iterat
         yield f'Lesions are not measured: there is no {" and no ".join(needed)}.'
     elif wanted and 'FLAIR' not in visit.images:
         yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
+    elif not wanted and not number and 'FLAIR' not in visit.images:
+        yield 'FLAIR: not found; new lesions are not sought.'
     taken = taken_contrasts(settings) if wanted else ()
     for name in ('T1w', 'T2w'):
         if name in (*visit.images, *needed):

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msapp import __version__
+from msapp.cli.console import explain
 from msapp.cli.parser import positive
 from msapp.cli.slurm_status import (
     COMMAND,
@@ -38,7 +39,6 @@ from msapp.cli.slurm_status import (
 from msapp.errors import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
-    InternalError,
     MissingDependencyError,
     MsappError,
     UsageError,
@@ -153,8 +153,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f'{PROGRAM}: error: {error}\n')
         return error.exit_code
     except OSError as error:
-        sys.stderr.write(f'{PROGRAM}: error: {error.filename or "a file"}: {error.strerror}.\n')
-        return InternalError.exit_code
+        known = explain(error)
+        sys.stderr.write(f'{PROGRAM}: error: {known}\n')
+        return known.exit_code
     except KeyboardInterrupt:
         sys.stderr.write(f'{PROGRAM}: interrupted. What was submitted goes on; see --status.\n')
         return 130

@@ -80,7 +80,7 @@ def choose_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
     UsageError
         If there are none, or one that was asked for has no folder.
     """
-    from msapp.bids.query import find_labels, some
+    from msapp.bids.query import find_labels, name_first
     from msapp.bids.times import read_rows
 
     labels = find_labels(bids_dir, wanted or ())
@@ -94,8 +94,8 @@ def choose_labels(bids_dir: Path, wanted: Sequence[str] | None) -> list[str]:
         without = sorted({row.get('participant_id', '') for row in rows} - {*labels, ''})
         if without:
             sys.stderr.write(
-                f'{PROGRAM}: warning: participants.tsv names {some(without)}, without a folder '
-                f'in {bids_dir}: left out.\n'
+                f'{PROGRAM}: warning: participants.tsv names {name_first(without)}, without a '
+                f'folder in {bids_dir}: left out.\n'
             )
     return labels
 

@@ -76,11 +76,14 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError('--keep-start needs --from.')
     if arguments.max_minutes is not None and arguments.max_minutes <= 0:
         raise UsageError(f'--max-minutes {arguments.max_minutes:g}: must be above 0.')
-    if arguments.only and not arguments.start_from:
-        raise UsageError('--only needs --from: what does not learn would stay random.')
     given = {name: getattr(arguments, name) for name in ('steps', 'learning_rate', 'only')}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(arguments.recipe, changes)
+    if recipe.schedule.only and not arguments.start_from:
+        raise UsageError(
+            '--only (schedule.only in the recipe) needs --from: what does not learn would stay '
+            'random.'
+        )
     device = 'cuda' if choose_gpus(arguments.device, None) else 'cpu'
     folder = train(
         recipe,

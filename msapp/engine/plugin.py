@@ -186,10 +186,18 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
     """
 
     def __init__(self, plugin_args: dict[str, Any] | None = None) -> None:
-        """Take the limits; nothing is started before `run`."""
+        """Take the limits; nothing is started before `run`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they are no numbers, or no step may run.
+        """
         # Not MultiProcPlugin's: it makes the pool that is replaced here.
         DistributedPluginBase.__init__(self, plugin_args=plugin_args)
         self.processors = int(self.plugin_args['n_procs'])
+        if self.processors < 1:
+            raise ValueError(f'n_procs must be at least 1, got {self.processors}')
         self.memory_gb = float(self.plugin_args['memory_gb'])
         slots = int(self.plugin_args.get('n_gpu_procs', 0))
         # nipype takes min(n_procs, n_gpu_procs) slots for a step: one, or none at all.

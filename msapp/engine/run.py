@@ -201,8 +201,15 @@ def _make_plugin(use_plugin: Path | None, arguments: dict[str, Any]) -> Any:
     if use_plugin is None:
         return ResilientPlugin(arguments)
     name, given = _read_plugin_file(use_plugin)
-    if name in OWN_PLUGINS:
-        return ResilientPlugin({**arguments, **given})
+    try:
+        if name in OWN_PLUGINS:
+            return ResilientPlugin({**arguments, **given})
+        return _find_plugin(name, use_plugin)(plugin_args=given)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f'{use_plugin}: plugin_args cannot be used: {error}.') from error
+
+
+def _find_plugin(name: str, use_plugin: Path) -> type:
     from nipype.pipeline import plugins
     from nipype.pipeline.plugins.base import DistributedPluginBase
 
@@ -212,7 +219,7 @@ def _make_plugin(use_plugin: Path | None, arguments: dict[str, Any]) -> Any:
             f'{use_plugin}: plugin {name} cannot be used here. '
             'MultiProc, SLURM, SGE, PBS, LSF, OAR and Condor can.'
         )
-    return type(found.__name__, (ReportingMixin, found), {})(plugin_args=given)
+    return type(found.__name__, (ReportingMixin, found), {})
 
 
 def _read_plugin_file(path: Path) -> tuple[str, dict[str, Any]]:

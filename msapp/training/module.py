@@ -59,7 +59,8 @@ def choose_part(network: nn.Module, only: str | None) -> None:
     parts = [name for name, part in network.named_children() if part is not None]
     if only not in parts:
         raise UsageError(
-            f'schedule.only: the network has no part "{only}". Choose one of {", ".join(parts)}.'
+            f'--only (schedule.only in the recipe): the network has no part "{only}". Choose one '
+            f'of {", ".join(parts)}.'
         )
     for name, weights in network.named_parameters():
         weights.requires_grad_(name.startswith(f'{only}.'))
@@ -75,6 +76,13 @@ class NetworkTraining(lightning.LightningModule):
         self.network = build_network(recipe.architecture.name, recipe.architecture.arguments)
         choose_part(self.network, recipe.schedule.only)
         self._loss = make_loss(recipe.loss.name, recipe.loss.arguments)
+
+    def on_train_start(self) -> None:
+        """Keep the running statistics of the parts that do not learn as they are."""
+        for layer in self.network.modules():
+            statistics = getattr(layer, 'track_running_stats', False)
+            if statistics and not any(weights.requires_grad for weights in layer.parameters()):
+                layer.eval()
 
 
 class Segmentation(NetworkTraining):

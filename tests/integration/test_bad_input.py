@@ -356,6 +356,10 @@ def test_a_bad_filter_file_is_refused(msapp, dataset, tmp_path, content):
         (None, 'cannot read the plugin file'),
         ('plugin: SLUMR\n', 'plugin SLUMR cannot be used here'),
         ('SLURM\n', 'needs a line such as "plugin: SLURM"'),
+        ('plugin: MultiProc\nplugin_args: {n_procs: many}\n', 'plugin_args cannot be used: inv'),
+        ('plugin: MultiProc\nplugin_args: {n_procs: 0}\n', 'plugin_args cannot be used: n_procs'),
+        ('plugin: MultiProc\nplugin_args: {memory_gb: [1]}\n', 'plugin_args cannot be used: '),
+        ('plugin: MultiProc\nplugin_args: {log_dir: 3}\n', 'plugin_args cannot be used: '),
     ],
 )
 def test_a_bad_plugin_file_is_refused_before_any_work(
@@ -433,7 +437,11 @@ def test_a_dry_run_tells_only_of_the_tasks_asked_for(msapp, dataset, tmp_path):
     path.rename(path.with_name(path.name.replace('FLAIR', 'T1w')))
     answer = msapp(dataset, tmp_path / 'out', 'participant', '--dry-run', '--tasks', 'longitudinal')
     assert answer.code == 0
-    assert 'esions are' not in answer.text
+    lines = [line.strip() for line in answer.text.splitlines()]
+    assert [line for line in lines if line.startswith('left out')] == [
+        'left out: FLAIR: not found; new lesions are not sought.',
+        'left out: T2w: not found; nothing that is measured uses it.',
+    ]
 
 
 def test_a_dry_run_of_the_group_level_names_no_step_of_a_visit(msapp, dataset, tmp_path):
@@ -453,6 +461,12 @@ def test_the_methods_text_alone_writes_nothing(msapp, dataset, tmp_path):
     assert answer.code == 0
     assert answer.text
     assert not (tmp_path / 'out').exists()
+
+
+def test_the_group_level_has_no_methods_text(msapp, dataset, tmp_path):
+    answer = msapp(dataset, tmp_path / 'out', 'group', '--boilerplate-only')
+    assert answer.code == 2
+    assert '--boilerplate-only: prints the methods of the participant level' in answer.text
 
 
 def test_folders_may_come_from_the_settings_file(msapp, dataset, tmp_path):

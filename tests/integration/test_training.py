@@ -245,8 +245,17 @@ def test_a_variance_head_can_be_added_and_nothing_else_learns(folder, trained, t
 
 def test_a_part_that_is_not_there_is_refused(folder):
     recipe = load_recipe(str(folder / 'recipe.toml'), {'only': 'tail'})
-    with pytest.raises(UsageError, match=r'no part "tail"\. Choose one of unet, head'):
+    with pytest.raises(UsageError, match=r'^--only .*no part "tail"\. Choose one of unet, head'):
         module.Segmentation(recipe)
+
+
+def test_a_recipe_with_one_part_that_learns_needs_a_start_too(folder, tmp_path, capsys):
+    recipe = tmp_path / 'recipe.toml'
+    recipe.write_text(RECIPE.replace('[schedule]', '[schedule]\nonly = "head"'))
+    command = [recipe, tmp_path / 'out', '--data', folder / 'data', '--device', 'cpu']
+    assert main([str(item) for item in command]) == 2
+    assert '--only (schedule.only in the recipe) needs --from' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, capsys):
@@ -271,7 +280,7 @@ def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, c
     [
         (['--keep-start', '2', '--from', 'lesions'], '--keep-start 2: must be between 0 and 1', 2),
         (['--keep-start', '0.5'], '--keep-start needs --from', 2),
-        (['--only', 'head'], '--only needs --from', 2),
+        (['--only', 'head'], '--only (schedule.only in the recipe) needs --from', 2),
         (['--max-minutes', '0'], '--max-minutes 0: must be above 0', 2),
         (['--fold', 'x'], '--fold x: not in the recipe', 2),
         (['--from', 'nothing'], 'nothing', 69),

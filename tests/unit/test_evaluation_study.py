@@ -552,6 +552,11 @@ class TestCommand:
     def test_what_is_missing(self, case, tmp_path):
         assert self.run(tmp_path / 'none.nii', case.truth) == 2
 
+    def test_a_name_that_the_system_refuses(self, case, tmp_path, capsys):
+        path = tmp_path / ('n' * 300)
+        assert self.run(path, case.truth) == 70
+        assert capsys.readouterr().err == f'msapp-evaluate: error: {path}: File name too long.\n'
+
     def test_a_table_that_cannot_be_written(self, case, tmp_path, capsys):
         (tmp_path / 'file').write_text('')
         output = tmp_path / 'file' / 'scores.tsv'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -28,6 +29,7 @@ from msapp.training.hybrid import (
     patch_transform,
     read_drawn_cases,
     read_real_cases,
+    unvaried_batches,
 )
 from msapp.training.recipe import load_recipe
 from msapp.training.sampling import draw_epoch, make_batches
@@ -265,6 +267,29 @@ def test_the_learning_rate_falls_to_a_tenth_every_four_epochs(recipe):
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx([0.001 * 0.1 ** (epoch // 4) for epoch in range(20)])
+
+
+def test_what_does_not_learn_keeps_its_statistics_too(case, recipe, tmp_path):
+    """All but the last block and its normalisation stay, also after a validation."""
+    changes = recipe.schedule.model_copy(update={'only': 'conv7'})
+    module = HybridTraining(recipe.model_copy(update={'schedule': changes}))
+    before = {name: values.clone() for name, values in module.network.state_dict().items()}
+    batches = unvaried_batches([case], [case.patches()] * 2)
+    trainer = lightning.Trainer(
+        accelerator='cpu',
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        default_root_dir=tmp_path,
+    )
+    trainer.fit(module, batches, batches)
+    same = {
+        name: torch.equal(before[name], now) for name, now in module.network.state_dict().items()
+    }
+    assert {name for name, kept in same.items() if not kept} == {
+        name for name in same if name.startswith('conv7.')
+    }
 
 
 # --- What is varied ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from msapp.cli.parser import build_parser, parse
 from msapp.cli.plan import check_available
 from msapp.errors import MissingDependencyError, UsageError
-from msapp.settings import Settings, make_settings
+from msapp.settings import Settings, make_settings, setting_name
 
 FOLDERS = {'bids_dir': Path('/b'), 'output_dir': Path('/o')}
 
@@ -78,6 +78,27 @@ def test_an_amount_of_memory_that_is_none_is_refused(tmp_path):
     path.write_text('mem = "lots"')
     with pytest.raises(UsageError, match=r'toml: mem: "lots" is no amount of memory; try 8G'):
         parse(['/b', '/o', 'participant', '--config-file', str(path)])
+
+
+def test_an_unknown_setting_is_named_as_it_is_written(tmp_path):
+    path = tmp_path / 'settings.toml'
+    path.write_text('n-cpus = 2\nlow-mem = true\nmy_colour = 1\n')
+    with pytest.raises(UsageError) as caught:
+        parse(['/b', '/o', 'participant', '--config-file', str(path)])
+    told = f'{path}: no setting is called n-cpus, my_colour. As in logs/<run>/settings.toml, a '
+    assert str(caught.value).startswith(told)
+
+
+def test_a_setting_has_the_first_long_name_of_its_flag():
+    flags = [
+        next(flag for flag in action.option_strings if flag.startswith('--'))
+        for action in build_parser()._actions
+        if action.option_strings
+    ]
+    names = {setting_name(flag.removeprefix('--')) for flag in flags}
+    positional = {'bids_dir', 'output_dir', 'levels'}
+    assert {*Settings.model_fields} - positional - names == {'mem_gb'}, 'for which mem may stand'
+    assert 'mem' in names
 
 
 def test_every_setting_is_named_as_in_the_help():

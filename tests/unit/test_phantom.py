@@ -349,7 +349,8 @@ def test_failure_leaves_nothing_behind(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr('msapp.synthesis.phantom.fill_dataset', broken)
     assert main([str(tmp_path / 'new')]) == 2
-    assert 'disk: cannot write (No space left on device)' in capsys.readouterr().err
+    told = f'{tmp_path / "new"}: cannot write (No space left on device)'
+    assert told in capsys.readouterr().err, 'not the temporary folder'
     assert list(tmp_path.iterdir()) == []
 
 

@@ -97,16 +97,26 @@ class TestNames:
             ('sub-01_ses1_ce-gadolinium_T1w.nii.gz', 'ce-gadolinium_T1w.nii.gz'),
             ('sub-01_T2w.nii.gz', 'T2w.nii.gz'),
             ('sub-01_ses-1_acq-3D_flair.NII.GZ', 'acq-3D_FLAIR.nii.gz'),
+            ('SUB-01_Ses-1_T1w.nii.gz', 'T1w.nii.gz'),
+            ('sub01_FLAIR.nii.gz', 'FLAIR.nii.gz'),
         ],
     )
     def test_where_the_stem_or_the_case_is_wrong_the_rest_is_kept(self, dataset, wrong, right):
         assert self.advice(dataset, wrong) == {wrong: f'Rename it, as {self.STEM}_{right}.'}
 
-    def test_an_image_of_another_participant_is_not_renamed_lightly(self, dataset):
-        name = 'sub-1_ses-1_acq-3D_run-2_FLAIR.nii'
-        right = f'{self.STEM}_acq-3D_run-2_FLAIR.nii'
-        told = f'Rename it, as {right}, if it is an image of sub-01, not of sub-1.'
-        assert self.advice(dataset, name) == {name: told}
+    @pytest.mark.parametrize(
+        ('name', 'right', 'other'),
+        [
+            ('sub-1_ses-1_acq-3D_run-2_FLAIR.nii', 'acq-3D_run-2_FLAIR.nii', 'sub-1'),
+            ('sub02_FLAIR.nii.gz', 'FLAIR.nii.gz', 'sub02'),
+            ('SUB-02_ses-1_FLAIR.nii.gz', 'FLAIR.nii.gz', 'SUB-02'),
+            ('sub-01_ses-2_T1w.nii.gz', 'T1w.nii.gz', 'ses-2'),
+            ('sub-02_ses2_T1w.nii.gz', 'T1w.nii.gz', 'sub-02 ses2'),
+        ],
+    )
+    def test_an_image_of_another_visit_is_not_renamed_lightly(self, dataset, name, right, other):
+        told = f'Rename it, as {self.STEM}_{right}, if it is an image of sub-01 ses-1, not of '
+        assert self.advice(dataset, name) == {name: f'{told}{other}.'}
 
     @pytest.mark.parametrize(
         'name',

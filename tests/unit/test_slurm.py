@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shlex
@@ -594,6 +595,16 @@ def test_participants_without_a_folder_are_left_out_with_a_warning(site, capsys,
     assert site.call() == 0
     assert 'participants.tsv names sub-77, without a folder' in capsys.readouterr().err
     assert (site.folder / 'participants.txt').read_text().split() == list(LABELS)
+
+
+def test_a_full_disk_is_told_with_what_to_do(site, capsys, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'the disk')
+
+    monkeypatch.setattr('msapp.cli.slurm.fill', refuse)
+    assert site.call() == 1
+    told = 'msapp-slurm: error: the disk: No space left on device. Free some space'
+    assert capsys.readouterr().err.startswith(told)
 
 
 def test_without_sbatch_the_exit_code_is_69_but_status_still_works(site, capsys):
