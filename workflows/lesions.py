@@ -32,8 +32,9 @@ Lesions were segmented from {channels} by the network '{name}' {version}, at 1 m
 individual space, where the probability is at least {threshold:g}, in regions of at least
 {minimum:g} mm3.{same}{adapted}{synthetic} """
 SAME_CONTRASTS = (
-    ' Of a participant with several visits with FLAIR only contrasts that all of these have were '
-    'used, so that their lesions can be compared.'
+    ' A contrast that the network can do without was left out where it did not show the whole '
+    'brain. Of a participant with several visits with FLAIR only contrasts that all of these have, '
+    'and that are left out of none, were used, so that their lesions can be compared.'
 )
 ADAPTED = (
     ' Probabilities were adapted to the share of lesion in each brain (Saerens et al., Neural '
@@ -126,8 +127,8 @@ def add_partial(
 ) -> dict[int, Source]:
     """Find which contrasts do not show the whole brain, so that a network is not given them.
 
-    What one visit does not show is used of none of those that are compared, unless nothing would
-    be left: see `msapp.inference.lesions.whole_contrasts`.
+    What one visit with FLAIR does not show is used of none of them, so that they can be compared,
+    unless nothing would be left: see `msapp.inference.lesions.whole_contrasts`.
 
     Parameters
     ----------

@@ -30,8 +30,8 @@ def find_doubts(summaries: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
             )
         if isinstance(left_out := summary.get('lesion_contrasts_left_out'), str):
             yield (
-                f'{name}: lesions were found without {left_out}, whose field of view does '
-                'not hold the whole brain at this visit or at one that it is compared with.'
+                f'{name}: lesions were found without {left_out}, whose field of view does not hold '
+                'the whole brain at this visit or at another of this participant.'
             )
         yield from _unequal(name, summaries)
         if moved is not None and moved > MOST_MOTION_MM:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
+from collections.abc import Mapping
 from functools import cache
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from msapp.stats.tables import MISSING, format_cell
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
 NOT_MEASURED = 'not measured'
+# Where a row has no word, such as a note, and where nothing was left out.
+NO_WORD, NOTHING = '–', 'none'
 UNIT_NAMES = {
     'mL': 'ml',
     'mm^3': 'mm³',
@@ -72,6 +76,31 @@ def show(value: Any, name: str = '') -> str:
     return f'{value:.{min(decimals, 6)}f}'
 
 
+def lacking(columns: Columns, name: str, row: Mapping[str, Any]) -> str:
+    """Return what stands for a value that a row does not have: words are not measured."""
+    if 'Units' in columns[name]:
+        return NOT_MEASURED
+    looked = format_cell(row.get('lesion_contrasts')) != MISSING
+    return NOTHING if name == 'lesion_contrasts_left_out' and looked else NO_WORD
+
+
+def cell(columns: Columns, name: str, row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the text and the CSS class of a cell.
+
+    Examples
+    --------
+    >>> columns = {'volume': {'Units': 'mL'}, 'note': {}}
+    >>> [cell(columns, name, {'volume': 1.5, 'note': None}) for name in columns]
+    [('1.50', 'number'), ('–', 'none')]
+    """
+    value = row[name]
+    if format_cell(value) == MISSING:
+        return lacking(columns, name, row), 'none'
+    text = show(value, name)
+    kind = 'number' if isinstance(value, Number) else 'text'
+    return text, 'none' if text == NOT_MEASURED else kind
+
+
 def heading(name: str) -> str:
     """Return a column name in words: ``lesion_volume_ml`` becomes ``lesion volume``.
 
@@ -118,8 +147,8 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(show=show, heading=heading)
-    made.globals.update(unit=unit)
+    made.filters.update(heading=heading)
+    made.globals.update(unit=unit, describe_cell=cell)
     return made
 
 

@@ -176,7 +176,7 @@ VISITS: dict[str, Column] = {
     ),
     'lesion_contrasts_left_out': column(
         'Contrasts that the model takes and that were not given to it, for they do not show the '
-        'whole brain, of this visit or of another that it is compared with.',
+        'whole brain, of this visit or of another of the participant.',
         source='brain mask, individual space',
     ),
     'lesion_count': column(

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from nipype.interfaces.base import Undefined
+from nipype.pipeline import engine as pe
 from torch import nn
 
 from msapp.errors import InputError
@@ -19,7 +20,7 @@ from msapp.inference.lesions import (
     sample_lesions,
 )
 from msapp.inference.prior import find_shift
-from msapp.interfaces.lesions import SegmentLesions
+from msapp.interfaces.lesions import FindPartial, SegmentLesions
 from msapp.lesions.uncertainty import measure_lesion_uncertainty
 from msapp.models.registry import save_model
 from msapp.models.spec import ModelSpec
@@ -250,6 +251,19 @@ def test_a_contrast_that_shows_a_part_of_the_brain_is_left_out(missing, kept):
     inside = 32 - 2 * BORDER_VOXELS
     unseen = (missing - BORDER_VOXELS) * inside**2
     assert find_partial(images, brain) == ([] if kept else [('T1w', unseen)])
+
+
+@pytest.mark.parametrize(('cut', 'found'), [(0, []), (20, ['T1w'])])
+def test_the_step_before_the_network_names_a_t1w_that_is_cut(tmp_path, cut, found):
+    brain = np.zeros((40, 40, 40), np.float32)
+    brain[4:36, 4:36, 4:36] = 1
+    t1w = np.ones_like(brain)
+    t1w[..., 40 - cut :] = 0
+    for name, values in {'t1w': t1w, 'brain_mask': brain}.items():
+        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f'{name}.nii')
+    node = pe.Node(FindPartial(), 'partial', base_dir=tmp_path)
+    node.inputs.trait_set(**{name: str(tmp_path / f'{name}.nii') for name in ('t1w', 'brain_mask')})
+    assert [name for name, _ in node.run().outputs.contrasts] == found
 
 
 @pytest.mark.parametrize(

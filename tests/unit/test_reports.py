@@ -169,6 +169,10 @@ def test_words_that_a_visit_has_not_are_no_measure(tmp_path):
     [
         ({'mni_alignment': 1.0061}, 'ses-2: its match with the MNI template is weak (1.0061;'),
         ({'visit_motion_mm': 6.28}, 'ses-2: after the rigid alignment 6.3 mm are left'),
+        (
+            {'lesion_contrasts': 'FLAIR', 'lesion_contrasts_left_out': 'T1w'},
+            'does not hold the whole brain at this visit or at another of this participant.',
+        ),
     ],
 )
 def test_a_measure_that_looks_wrong_is_a_warning(tmp_path, measures, words):
