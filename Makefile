@@ -24,8 +24,9 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Two processes, whatever the machine: many tests use all CPUs themselves.
 test: lint
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadgroup
 
 # Everything, real patients too: MSAPP_TEST_DATA names the folder of the data.
 test-slow: lint
