@@ -26,23 +26,13 @@ VISITS = {
 }
 # Folders in the order in which their tests run: the fast ones first.
 ORDER = ('unit', 'property', 'workflow', 'container', 'hpc', 'integration', 'fault')
-# What takes long to make is made once: the tests that use it run in one process.
-SHARED = ('processed', 'undisturbed')
 NAMES = {'FLAIR': 'FLAIR', 'T1w': 'T1w', 'T2w': 'T2w', 'ceT1w': 'ce-gadolinium_T1w'}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort tests by their folder; doctests, which lie in none of them, come first.
-
-    Tests of one file, and of all files that share what takes long, run in one process
-    (`--dist loadgroup`).
-    """
+    """Sort tests by their folder; doctests, which lie in none of them, come first."""
     folders = {name: number for number, name in enumerate(ORDER)}
     items.sort(key=lambda item: folders.get(item.path.parent.name, -1))
-    for item in items:
-        shared = [name for name in SHARED if name in getattr(item, 'fixturenames', ())]
-        group = shared[0] if shared else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @dataclass(frozen=True)
