@@ -444,6 +444,11 @@ def test_a_dry_run_tells_only_of_the_tasks_asked_for(msapp, dataset, tmp_path):
     ]
 
 
+def test_a_dry_run_tells_that_one_visit_is_compared_with_none(msapp, dataset, tmp_path):
+    answer = msapp(dataset, tmp_path / 'out', 'participant', '--dry-run', '--tasks', 'longitudinal')
+    assert 'left out: No other visit to compare with; new lesions are not sought.' in answer.text
+
+
 def test_a_dry_run_of_the_group_level_names_no_step_of_a_visit(msapp, dataset, tmp_path):
     out = tmp_path / 'out'
     assert msapp(dataset, out, 'group', '--dry-run').code == 65
