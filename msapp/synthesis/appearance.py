@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from msapp.synthesis import warp
 from msapp.synthesis.contrast import CONTRASTS
@@ -84,7 +83,10 @@ class Scene:
         White matter along the ventricles, where FLAIR is bright in healthy people, about 0 to
         1.
     tracts : (I, J, K) tensor of float32
-        What tracts that FLAIR shows brighter add to white matter; see `tracts`.
+        What tracts that FLAIR shows brighter add to white matter and brain stem; see
+        `msapp.synthesis.tracts`.
+    septum : (I, J, K) tensor of float32
+        Least signal in the ventricles, in FLAIR; see `msapp.synthesis.tracts`.
     fold : (I, J, K) tensor of float32
         Smooth variation of grey matter (bright insula and cingulum, cortical inflow), and, less, of
         white matter.
@@ -98,6 +100,7 @@ class Scene:
     halo: torch.Tensor
     rim: torch.Tensor
     tracts: torch.Tensor
+    septum: torch.Tensor
     fold: torch.Tensor
     strength: torch.Tensor
     spacing_mm: float
@@ -133,19 +136,9 @@ def close_sulci(tissues: torch.Tensor, spacing_mm: float, rng: np.random.Generat
     """
     reach = max(1, round(rng.uniform(*CLOSED_MM) / spacing_mm))
     cortex = (tissues == NAMES.index('cortex')).float()
-    closed = 1 - _spread(1 - _spread(cortex, reach), reach)
+    closed = 1 - warp.dilate(1 - warp.dilate(cortex, reach), reach)
     fluid = (tissues == NAMES.index('csf')) | (tissues == NAMES.index('outer_csf'))
     return torch.where((closed > 0) & fluid, NAMES.index('cortex'), tissues)
-
-
-def _spread(mask: torch.Tensor, reach: int) -> torch.Tensor:
-    """Dilate a mask of 0 and 1 by a cube."""
-    volume = mask[None, None]
-    for axis in range(3):
-        size = [2 * reach + 1 if axis == other else 1 for other in range(3)]
-        padding = [reach if axis == other else 0 for other in range(3)]
-        volume = functional.max_pool3d(volume, size, stride=1, padding=padding)
-    return volume[0, 0]
 
 
 def draw_scene(
@@ -155,7 +148,7 @@ def draw_scene(
     spacing_mm: float,
     rng: np.random.Generator,
     *,
-    tracts: torch.Tensor | None = None,
+    healthy: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> Scene:
     """Draw what all channels share.
 
@@ -168,8 +161,8 @@ def draw_scene(
     spacing_mm : float
         Of the grid, isotropic.
     rng : numpy.random.Generator
-    tracts : (I, J, K) tensor of float32, optional
-        See `Scene`; what lies outside white matter and brain stem is left out.
+    healthy : tuple of (I, J, K) tensor of float32, optional
+        Tracts and septum, see `Scene`; what lies outside their tissues is left out.
 
     Returns
     -------
@@ -179,16 +172,16 @@ def draw_scene(
     white = (zones == ZONES.index('white_matter')).float()
     # Before what depends on lesions: both visits of a pair have the same rim.
     rim = _draw_rim(zones, spacing_mm, rng) * white
-    if tracts is None:
-        tracts = torch.zeros_like(lesions)
+    tracts, septum = healthy or (torch.zeros_like(lesions), torch.zeros_like(lesions))
     tracts = tracts * zone_in(zones, 'white_matter', 'brain_stem')
+    septum = septum * zone_in(zones, 'ventricles')
     halo = torch.zeros_like(lesions)
     if lesions.any():
         halo = (warp.blur(lesions, rng.uniform(1.5, 4.0) / spacing_mm) * 2).clamp(max=1) * white
     points = warp.control_points(shape, spacing_mm, 25)
     fold = warp.smooth_noise(shape, points, rng, device)[0]
     strength = draw_strength(shape, spacing_mm, rng, device)
-    return Scene(tissues, zones, lesions, halo, rim, tracts, fold, strength, spacing_mm)
+    return Scene(tissues, zones, lesions, halo, rim, tracts, septum, fold, strength, spacing_mm)
 
 
 def _draw_rim(zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator) -> torch.Tensor:
@@ -291,7 +284,7 @@ def paint(
         image = image + rng.uniform(0, BRIGHTEST_RIM) * scene.rim + scene.tracts
         white = zone_in(scene.zones, 'white_matter').float()
         image = image * (1 + white * rng.uniform(-UNEVEN, UNEVEN) * scene.fold)
-        image = add_flow(image, scene, rng)
+        image = torch.maximum(add_flow(image, scene, rng), scene.septum)
     dirty = rng.uniform(0, settings.dirty)
     share = torch.maximum(_soften(scene, rng), dirty * scene.halo)
     painted = paint_lesions(image, share, scene.strength, family, settings, rng)

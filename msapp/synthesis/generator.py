@@ -63,7 +63,9 @@ class GeneratorSettings:
         Largest distance by which lesions are moved away from ventricles that are wider here than
         in the patient; see `push_points`.
     tracts : bool
-        Whether tracts that are bright in healthy people are drawn in FLAIR.
+        Whether tracts and a septum that are bright in healthy people are drawn in FLAIR.
+    leaks_mm : float
+        How far the mask of a stripped head reaches beyond the brain in places, at most.
     as_seen : bool
         Whether lesions are such that FLAIR shows them: small ones are painted stronger, only those
         that show in its slices count, and none lies in tissue of which less than half may be
@@ -84,6 +86,7 @@ class GeneratorSettings:
     beyond_mm: float | None = None
     pushed_mm: float = 0.0
     tracts: bool = False
+    leaks_mm: float = 0.0
     as_seen: bool = False
     warp: warp.WarpSettings = field(default_factory=warp.WarpSettings)
     load: LoadSettings = field(default_factory=LoadSettings)
@@ -151,9 +154,10 @@ class HeadGenerator:
             points_of_lesions = points
         lesions = self._lesions(load, points_of_lesions, head, tissues)
         present = self._present(rng)
-        (bright,) = self._tracts(head, [points], rng)
+        # Tracts beside wide ventricles are pushed out of them as lesions are.
+        (healthy,) = self._healthy(head, [points_of_lesions], rng)
         scene = appearance.draw_scene(
-            tissues, zones, lesions, settings.spacing_mm, rng, tracts=bright
+            tissues, zones, lesions, settings.spacing_mm, rng, healthy=healthy
         )
         if settings.as_seen:
             strength = scene.strength * strengthen_small(lesions, settings.spacing_mm)
@@ -208,15 +212,21 @@ class HeadGenerator:
         holds = appearance.may_hold_lesions(tissues)
         return holds * (holds >= HALF) if self.settings.as_seen else holds
 
-    def _tracts(
+    def _healthy(
         self, head: Head, places: Sequence[torch.Tensor], rng: np.random.Generator
-    ) -> list[torch.Tensor | None]:
-        """Draw how bright the head's tracts are; return that at each of several grids."""
+    ) -> list[tuple[torch.Tensor, torch.Tensor] | None]:
+        """Draw how bright tracts and septum are; return that at each of several grids."""
         if not self.settings.tracts:
             return [None] * len(places)
-        volume = torch.from_numpy(tracts.draw_tracts(rng)).to(self.device)
+        bright, septum = (
+            torch.from_numpy(drawn).to(self.device)
+            for drawn in (tracts.draw_tracts(rng), tracts.draw_septum(rng))
+        )
         matrix = np.linalg.inv(head.to_mni) @ tracts.AFFINE
-        return [warp.sample_share(volume, warp.to_voxels(place, matrix)) for place in places]
+        voxels = [warp.to_voxels(place, matrix) for place in places]
+        return [
+            (warp.sample_share(bright, place), warp.sample_share(septum, place)) for place in voxels
+        ]
 
     def _present(self, rng: np.random.Generator) -> np.ndarray:
         present = rng.random(len(self.settings.channels)) >= self.settings.missing
@@ -228,7 +238,8 @@ class HeadGenerator:
     def _shown(self, zones: torch.Tensor, rng: np.random.Generator) -> torch.Tensor | None:
         """Draw what skull stripping, defacing and the field of view leave; None is everything."""
         if rng.random() < self.settings.stripped:
-            return view.draw_stripping(zones, self.settings.spacing_mm, rng)
+            leaks_mm = self.settings.leaks_mm
+            return view.draw_stripping(zones, self.settings.spacing_mm, rng, leaks_mm=leaks_mm)
         return view.draw_cuts(zones, self.settings.spacing_mm, rng)
 
     def _image(

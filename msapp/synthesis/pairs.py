@@ -206,8 +206,8 @@ class PairGenerator(HeadGenerator):
             grown = self._volume(change_lesions(load[box], rng, settings) | new[box])
             after = warp.sample_share(grown, on_bank - corner) * holds
         increase = became(after, before)
-        bright = self._tracts(head, [earlier, points], rng)
-        images, kept = self._visits((then, before_then), (now, after), bright, increase, rng)
+        healthy = self._healthy(head, [earlier, points], rng)
+        images, kept = self._visits((then, before_then), (now, after), healthy, increase, rng)
         increase = increase * kept
         fresh = torch.zeros_like(increase)
         if new[box].any():
@@ -237,11 +237,11 @@ class PairGenerator(HeadGenerator):
         self,
         then: tuple[torch.Tensor, torch.Tensor],
         now: tuple[torch.Tensor, torch.Tensor],
-        tracts: Sequence[torch.Tensor | None],
+        healthy: Sequence[tuple[torch.Tensor, torch.Tensor] | None],
         increase: torch.Tensor,
         rng: np.random.Generator,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draw the images of tissues, lesions and tracts at two visits, and what increase shows."""
+        """Draw the images of tissues and lesions at two visits, and what increase shows."""
         mm = self.settings.spacing_mm
         seed = int(rng.integers(2**31))
         # One seed: folds, halos and lesions look alike at both visits.
@@ -252,9 +252,9 @@ class PairGenerator(HeadGenerator):
                 lesions,
                 mm,
                 np.random.default_rng(seed),
-                tracts=bright,
+                healthy=bright,
             )
-            for (tissues, lesions), bright in zip((then, now), tracts, strict=True)
+            for (tissues, lesions), bright in zip((then, now), healthy, strict=True)
         ]
         strength = scenes[1].strength
         if self.settings.as_seen:

@@ -7,9 +7,13 @@ import torch
 
 from msapp.synthesis import warp
 
+# The mask of a brain takes in what lies about it where a smooth field of standard deviation 1,
+# between points this far apart, exceeds this.
+LEAK_MM, LEAST_LEAK = 25.0, 1.2
+
 
 def draw_stripping(
-    zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator
+    zones: torch.Tensor, spacing_mm: float, rng: np.random.Generator, *, leaks_mm: float = 0.0
 ) -> torch.Tensor:
     """Draw the mask of a skull stripping that is a little too tight or too wide in places.
 
@@ -20,6 +24,8 @@ def draw_stripping(
     spacing_mm : float
         Of the grid, isotropic.
     rng : numpy.random.Generator
+    leaks_mm : float
+        How far it reaches beyond the brain in some places, at most: dura, the base of the skull.
 
     Returns
     -------
@@ -29,7 +35,13 @@ def draw_stripping(
     points = warp.control_points(zones.shape, spacing_mm, 30)
     wobble = warp.smooth_noise(tuple(zones.shape), points, rng, zones.device)[0]
     level = np.clip(0.5 + rng.normal(0, 0.12), 0.2, 0.75)
-    return (inside > (level + 0.08 * wobble).clamp(0.1, 0.85)).float()
+    mask = (inside > (level + 0.08 * wobble).clamp(0.1, 0.85)).float()
+    reach = round(rng.uniform(0, leaks_mm) / spacing_mm) if leaks_mm else 0
+    if not reach:
+        return mask
+    points = warp.control_points(zones.shape, spacing_mm, LEAK_MM)
+    places = warp.smooth_noise(tuple(zones.shape), points, rng, zones.device)[0] > LEAST_LEAK
+    return torch.maximum(mask, warp.dilate(mask, reach) * places)
 
 
 def draw_cuts(

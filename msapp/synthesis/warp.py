@@ -196,6 +196,26 @@ def sample_share(volume: torch.Tensor, voxels: torch.Tensor) -> torch.Tensor:
     return sampled[0, 0]
 
 
+def dilate(mask: torch.Tensor, reach: int) -> torch.Tensor:
+    """Dilate a mask by a cube that reaches this many voxels to each side.
+
+    Parameters
+    ----------
+    mask : (I, J, K) tensor of float32, 0 or 1
+    reach : int
+
+    Returns
+    -------
+    (I, J, K) tensor of float32, 0 or 1
+    """
+    volume = mask[None, None]
+    for axis in range(3):
+        size = [2 * reach + 1 if axis == other else 1 for other in range(3)]
+        padding = [reach if axis == other else 0 for other in range(3)]
+        volume = functional.max_pool3d(volume, size, stride=1, padding=padding)
+    return volume[0, 0]
+
+
 def blur(volume: torch.Tensor, sigma_voxels: float) -> torch.Tensor:
     """Blur a volume with a Gaussian.
 

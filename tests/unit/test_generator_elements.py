@@ -126,14 +126,42 @@ def test_tracts_are_bright_in_white_matter_on_flair_alone():
         tissues[start:] = NAMES.index(name)
     zones, none = torch.from_numpy(ZONE_OF_TISSUE)[tissues.long()], torch.zeros(tissues.shape)
     shown, plain = (
-        appearance.draw_scene(tissues, zones, none, 1.0, np.random.default_rng(1), tracts=added)
-        for added in (torch.full(tissues.shape, 0.3), None)
+        appearance.draw_scene(tissues, zones, none, 1.0, np.random.default_rng(1), healthy=added)
+        for added in ((torch.full(tissues.shape, 0.3), none), None)
     )
     white = is_zone(shown, 'white_matter')
     added = paint(shown, 'FLAIR')[0] - paint(plain, 'FLAIR')[0]
     assert torch.isclose(added[white], torch.tensor(0.3), atol=0.1).all()
     assert (added[~white] == 0).all()
     assert torch.equal(paint(shown, 'T1w')[0], paint(plain, 'T1w')[0])
+
+
+def test_the_septum_is_bright_in_ventricles_on_flair_alone():
+    tissues = torch.zeros(24, 24, 24, dtype=torch.uint8)
+    for start, name in ((0, 'csf'), (6, 'white_matter'), (14, 'ventricles')):
+        tissues[start:] = NAMES.index(name)
+    zones, none = torch.from_numpy(ZONE_OF_TISSUE)[tissues.long()], torch.zeros(tissues.shape)
+    shown, plain = (
+        appearance.draw_scene(tissues, zones, none, 1.0, np.random.default_rng(1), healthy=added)
+        for added in ((none, torch.full(tissues.shape, 3.0)), None)
+    )
+    wet = is_zone(shown, 'ventricles')
+    image, without = paint(shown, 'FLAIR')[0], paint(plain, 'FLAIR')[0]
+    assert wet.any()
+    assert (image[wet] == 3).all()
+    assert torch.equal(image[~wet], without[~wet])
+    assert torch.equal(paint(shown, 'T1w')[0], paint(plain, 'T1w')[0])
+
+
+def test_a_leaking_mask_takes_in_what_lies_beside_the_brain(head):
+    zones = torch.from_numpy(head.zones)
+    plain, leaking = (
+        view.draw_stripping(zones, 1.0, np.random.default_rng(3), leaks_mm=mm) for mm in (0, 8)
+    )
+    beside = (leaking > 0) & (plain == 0)
+    assert (leaking >= plain).all()
+    assert 0 < beside.sum() < 0.2 * plain.sum()
+    assert (zones[beside] == 0).float().mean() > 0.9
 
 
 def test_drawn_heads_show_tracts_where_they_are_asked_for(head, monkeypatch):
