@@ -118,8 +118,8 @@ def _rows(text: str) -> Iterator[dict[str, str]]:
     return csv.DictReader(lines, delimiter='\t', quoting=csv.QUOTE_NONE, restval='')
 
 
-def find_run(output_dir: Path, participant: str) -> Run | None:
-    """Return the last run that worked on a participant; None if none is known.
+def find_runs(output_dir: Path, participant: str) -> tuple[Run | None, Run | None]:
+    """Return the last run that worked on a participant, and that before; None if none is known.
 
     Parameters
     ----------
@@ -129,7 +129,8 @@ def find_run(output_dir: Path, participant: str) -> Run | None:
         As in ``summary.tsv``.
     """
     runs = read_runs(output_dir)
-    return next((run for run in runs if run.participant == participant and run.began), None)
+    began = (run for run in runs if run.participant == participant and run.began)
+    return next(began, None), next(began, None)
 
 
 def last_runs(output_dir: Path) -> dict[str, Run]:

@@ -156,7 +156,7 @@ def add_partial(
         fields = [(f'outputnode.preproc_{name}', name.lower()) for name in checked]
         workflow.connect(applied[number], 'outputnode.brain_mask', node, 'brain_mask')
         workflow.connect([(applied[number], node, fields)])
-        found[number] = node, 'contrasts'
+        found[number] = node, 'partial'
     compared = [number for number in found if 'FLAIR' in sinks[number].visit.images]
     if not compared[1:]:
         return found

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msapp.bids.checks import check_mask, printable
-from msapp.bids.nifti import ROUNDING_MM, open_image
+from msapp.bids.nifti import open_image
 from msapp.errors import InputError, UsageError
-from msapp.imaging.geometry import same_grid
+from msapp.imaging.geometry import SAME_GRID_MM, same_grid
 
 if TYPE_CHECKING:
     from msapp.bids.query import Participant, Visit
+
+# How far rounding puts a grid off that has a qform alone.
+QFORM_MM = 0.4
 
 
 def check_derivatives(derivatives: Iterable[Path]) -> None:
@@ -89,9 +92,9 @@ def find_given_mask(
                 continue
             with _named(label, visit, path):
                 mask = open_image(path)
-            # As fMRIPrep writes it, it belongs to the T1w, whose world may be another. Where it has
-            # a qform alone, that is off by up to 0.4 mm.
-            if space or same_grid(mask, open_image(image), ROUNDING_MM):
+            # As fMRIPrep writes it, it belongs to the T1w, whose world may be another.
+            allowed_mm = SAME_GRID_MM if mask.header['sform_code'] else QFORM_MM
+            if space or same_grid(mask, open_image(image), allowed_mm):
                 return path, left_out
             left_out.append(
                 f'{name}: not used, for it names no space and its grid is not that of '

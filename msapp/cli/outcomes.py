@@ -62,10 +62,10 @@ def as_made(settings: Settings, participant: Participant, logger: logging.Logger
     """Return what a report must tell that is written from a participant's files alone."""
     from msapp.bids.query import plan_participants
     from msapp.provenance import read_versions
-    from msapp.runs import find_run
+    from msapp.runs import find_runs
     from msapp.settings import load_toml, make_settings
 
-    run = find_run(settings.output_dir, participant.label)
+    run, before = find_runs(settings.output_dir, participant.label)
     errors = [run.error or 'see the log'] if run and not run.whole else []
     try:
         if run is None:
@@ -78,6 +78,12 @@ def as_made(settings: Settings, participant: Participant, logger: logging.Logger
         recorded = make_settings(values)
         used = read_versions(run.folder)
         others = [*_other_code(used), *_other_models(run.folder, recorded)]
+        if before and not run.whole:
+            others.append(
+                f'The last run ({run.folder.name}) did not end well: what it did not write is of '
+                f'{before.folder.name}, or earlier. The page tells settings and versions of the '
+                'last one; run again for results of one run.'
+            )
         planned = next(iter(plan_participants(recorded)), participant)
     except (UsageError, MissingDependencyError) as error:
         told = (

@@ -137,7 +137,7 @@ def not_done(visits: Sequence[Visit], number: int, settings: Settings) -> Iterat
         yield 'FLAIR: not found. Lesions are measured on T1w alone, which shows far fewer of them.'
     elif not wanted and not number and 'FLAIR' not in visit.images:
         yield 'FLAIR: not found; new lesions are not sought.'
-    elif not wanted and not visits[1:]:
+    elif 'longitudinal' in settings.tasks and not visits[1:]:
         yield 'No other visit to compare with; new lesions are not sought.'
     taken = taken_contrasts(settings) if wanted else ()
     for name in ('T1w', 'T2w'):

@@ -199,7 +199,11 @@ class ResilientPlugin(ReportingMixin, MultiProcPlugin):
         if self.processors < 1:
             raise ValueError(f'n_procs must be at least 1, got {self.processors}')
         self.memory_gb = float(self.plugin_args['memory_gb'])
+        if not self.memory_gb > 0:
+            raise ValueError(f'memory_gb must be above 0, got {self.memory_gb:g}')
         slots = int(self.plugin_args.get('n_gpu_procs', 0))
+        if slots < 0:
+            raise ValueError(f'n_gpu_procs must be at least 0, got {slots}')
         # nipype takes min(n_procs, n_gpu_procs) slots for a step: one, or none at all.
         self.n_gpu_procs = self.n_gpus_visible = min(slots, 1)
         self._free_gpus = list(range(slots))

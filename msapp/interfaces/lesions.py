@@ -81,8 +81,9 @@ class _FindPartialInput(InterfaceInputSpec):
 
 
 class _FindPartialOutput(TraitedSpec):
-    contrasts = traits.List(
-        traits.Tuple(traits.Str(), traits.Int()), desc='and how many voxels of the brain each lacks'
+    partial = traits.List(
+        traits.Tuple(traits.Str(), traits.Int()),
+        desc='contrasts, and how many voxels of the brain each lacks',
     )
 
 
@@ -95,7 +96,7 @@ class FindPartial(NodeInterface):
         """See the class."""
         from msapp.inference.lesions import find_partial
 
-        return {'contrasts': find_partial(_images(self.inputs), mask_array(self.inputs.brain_mask))}
+        return {'partial': find_partial(_images(self.inputs), mask_array(self.inputs.brain_mask))}
 
 
 def _images(inputs: Any) -> dict[str, np.ndarray]:

@@ -77,7 +77,7 @@ def show(value: Any, name: str = '') -> str:
 
 
 def lacking(columns: Columns, name: str, row: Mapping[str, Any]) -> str:
-    """Return what stands for a value that a row does not have: words are not measured."""
+    """Return what stands for a value that a row does not have: *not measured* for a number."""
     if 'Units' in columns[name]:
         return NOT_MEASURED
     looked = format_cell(row.get('lesion_contrasts')) != MISSING
@@ -96,9 +96,7 @@ def cell(columns: Columns, name: str, row: Mapping[str, Any]) -> tuple[str, str]
     value = row[name]
     if format_cell(value) == MISSING:
         return lacking(columns, name, row), 'none'
-    text = show(value, name)
-    kind = 'number' if isinstance(value, Number) else 'text'
-    return text, 'none' if text == NOT_MEASURED else kind
+    return show(value, name), 'number' if isinstance(value, Number) else 'text'
 
 
 def heading(name: str) -> str:

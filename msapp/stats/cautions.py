@@ -95,11 +95,16 @@ def _mixture(
 ) -> Iterator[str]:
     """Name the kinds of visits with the number of each, if there are, or may be, several."""
     counts = kinds.value_counts()
-    if len(counts) > 1 or doubtful:
-        found = ', '.join(f'{kind} (n = {count})' for kind, count in counts.items())
+    found = ', '.join(f'{kind} (n = {count})' for kind, count in counts.items())
+    if len(counts) > 1:
         yield (
             f'{name}: not the same for all visits: {found}. Their numbers cannot be compared. '
             f'{advice}'
+        )
+    elif doubtful:
+        yield (
+            f'{name}: not known for all numbers: {found}, for a run that may have made some of '
+            f'them did not end well. {advice}'
         )
 
 

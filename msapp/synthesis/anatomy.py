@@ -20,7 +20,7 @@ from msapp.synthesis.shapes import (
     blend,
     capsule,
     ellipsoid,
-    pair,
+    mirrored_ellipsoids,
     signed_distance,
 )
 
@@ -180,7 +180,7 @@ def head_outline(points: Points, cavity: np.ndarray) -> np.ndarray:
             ellipsoid(points, (0, 90, -55), (13, 20, 14)),
             ellipsoid(points, (0, 88, -38), (9, 12, 18)),
             ellipsoid(points, (0, 76, -108), (20, 14, 13)),
-            pair(points, (83, -24, -32), (7, 15, 26)),
+            mirrored_ellipsoids(points, (83, -24, -32), (7, 15, 26)),
         ],
         10.0,
     )
@@ -211,15 +211,15 @@ def face_layers(points: Points) -> Layers:
     jaw = np.maximum(np.maximum(arch - 4.5, np.abs(z + 98) - 11), 8 - y)
     teeth = np.maximum(np.maximum(arch + 2 - 5.5, np.abs(z + 82) - 4), 45 - y)
     return [
-        ('eye', pair(points, (32, 64, -34), (12, 12, 12))),
+        ('eye', mirrored_ellipsoids(points, (32, 64, -34), (12, 12, 12))),
         ('muscle', capsule((np.abs(x), y, z), (31, 52, -34), (12, 22, -28), 2.2)),
-        ('fat', pair(points, (29, 50, -34), (15, 25, 14))),
+        ('fat', mirrored_ellipsoids(points, (29, 50, -34), (15, 25, 14))),
         (None, ellipsoid(points, (0, 20, -38), (11, 11, 9))),
-        (None, pair(points, (8, 58, -52), (5, 24, 15))),
-        (None, pair(points, (28, 52, -62), (12, 14, 13))),
-        (None, pair(points, (9, 84, 2), (9, 4, 8))),
+        (None, mirrored_ellipsoids(points, (8, 58, -52), (5, 24, 15))),
+        (None, mirrored_ellipsoids(points, (28, 52, -62), (12, 14, 13))),
+        (None, mirrored_ellipsoids(points, (9, 84, 2), (9, 4, 8))),
         (None, capsule(points, (0, 18, -58), (0, -6, -130), 6.5)),
-        (None, pair(points, (54, -38, -42), (6, 9, 10))),
+        (None, mirrored_ellipsoids(points, (54, -38, -42), (6, 9, 10))),
         (None, ellipsoid(points, (0, 45, -80), (22, 26, 2.5))),
         ('bone', teeth),
         ('marrow', jaw + COMPACT_BONE_MM),
@@ -257,7 +257,7 @@ def wrap_layers(points: Points, mask: np.ndarray, spacing_mm: float) -> Layers:
     skull = np.maximum(cavity - CALVARIUM_MM, -fluid)
     planes = fascia(mask.shape, spacing_mm)
     return [
-        ('choroid', np.maximum(pair(points, (23, -38, 10), (4, 6, 6)), brain + 12)),
+        ('choroid', np.maximum(mirrored_ellipsoids(points, (23, -38, 10), (4, 6, 6)), brain + 12)),
         ('vessel', sinus),
         ('vessel', np.maximum(capsule(points, (0, -16, -22), (0, -24, -52), 1.8), 0.5 - brain)),
         *spine[:2],
@@ -304,7 +304,11 @@ def lesion_zones(
         Codes of ``ZONES``; 0 elsewhere.
     """
     z = points[2]
-    fluid = mask & (white + cortex < 0.4) & (pair(points, (0, -15, 10), (48, 68, 32)) < 0)
+    fluid = (
+        mask
+        & (white + cortex < 0.4)
+        & (mirrored_ellipsoids(points, (0, -15, 10), (48, 68, 32)) < 0)
+    )
     labels, _ = ndimage.label(fluid)
     lateral = labels == np.argmax(np.bincount(labels.ravel())[1:]) + 1
     box = ndimage.find_objects(mask.astype(np.uint8))[0]
@@ -319,7 +323,7 @@ def lesion_zones(
         'periventricular'
     ]
     stem = ellipsoid(points, (0, -27, -32), (13, 10, 22)) < 0
-    peduncles = pair(points, (20, -55, -36), (16, 14, 12)) < 0
+    peduncles = mirrored_ellipsoids(points, (20, -55, -36), (16, 14, 12)) < 0
     zones[(white > 0.4) & (stem | peduncles)] = ZONES['infratentorial']
     return zones
 
@@ -339,7 +343,7 @@ def template_head(spacing_mm: int = 1) -> Anatomy:
     shape, affine = head_grid(spacing_mm)
     points = grid_points(shape, affine)
     grey, white, mask = template_maps(spacing_mm)
-    nuclei = soft(pair(points, (0, -4, 5), (35, 33, 20)), 4.0).astype(np.float32)
+    nuclei = soft(mirrored_ellipsoids(points, (0, -4, 5), (35, 33, 20)), 4.0).astype(np.float32)
     cortex, deep = grey * (1 - nuclei), grey * nuclei
     start = {'white_matter': white, 'cortex': cortex, 'deep_grey': deep}
     tissues = composite(start, wrap_layers(points, mask, spacing_mm), max(spacing_mm, 1.0))

@@ -137,6 +137,7 @@ def _draw_together(bank: LesionBank, before: np.ndarray, rng: np.random.Generato
     """Return some lesions of a patient, apart from those that are there."""
     labels, _ = ndimage.label(bank.draw(rng, PATIENT), np.ones((3, 3, 3)))
     sizes = np.bincount(labels.ravel())
+    # The limit is of a patient's own size; lesions are laid down in MNI's.
     free = sizes <= LARGEST_COMPONENT_MM3 * np.linalg.det(RIGID_TO_MNI)
     free[0] = False
     free[np.unique(labels[ndimage.binary_dilation(before, np.ones((3, 3, 3)))])] = False

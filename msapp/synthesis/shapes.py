@@ -18,7 +18,7 @@ def ellipsoid(points: Points, centre: Vector, radii: Vector) -> np.ndarray:
     return (np.sqrt(squares[0] + squares[1] + squares[2]) - 1) * min(radii)
 
 
-def pair(points: Points, centre: Vector, radii: Vector) -> np.ndarray:
+def mirrored_ellipsoids(points: Points, centre: Vector, radii: Vector) -> np.ndarray:
     """Return the distance to an ellipsoid and its mirror image in the midsagittal plane, mm."""
     return ellipsoid((np.abs(points[0]), points[1], points[2]), centre, radii)
 

@@ -64,8 +64,19 @@ def step_of(checkpoint: Path) -> int:
     return int(load_checkpoint(checkpoint)['global_step']) if checkpoint.exists() else 0
 
 
-def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) -> str:
-    """Return what must stay the same for a training to be gone on with; it may get longer."""
+def describe_origin(
+    recipe: Recipe, fold: str | None, start_from: str | None, drawn_from: str | None = None
+) -> str:
+    """Return what must stay the same for a training to be gone on with; it may get longer.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    fold, start_from : str, optional
+        See `msapp.training.fit.train`.
+    drawn_from : str, optional
+        See `msapp.training.data.drawn_from`.
+    """
     values = recipe.model_dump(mode='json')
     for name in ('steps', 'epochs', 'checkpoint_minutes', 'validate_every'):
         values['schedule'].pop(name)
@@ -77,6 +88,8 @@ def describe_origin(recipe: Recipe, fold: str | None, start_from: str | None) ->
     values['data'].pop('bids')
     start = load_spec(start_from).weights_sha256 if start_from else None
     origin: dict[str, Any] = {'recipe': values, 'fold': fold, 'from': start}
+    if drawn_from:
+        origin['drawn_from'] = drawn_from
     # Trainings that began with the first do not name it.
     if PREPARATION > 1:
         origin['preparation'] = PREPARATION

@@ -21,7 +21,7 @@ from msapp.inference.normalise import HEAD, clip_white_matter, scale_head
 from msapp.provenance import sha256_file
 from msapp.synthesis.change import LESION_SHARE
 from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
-from msapp.synthesis.heads import PREPARATION, Head, prepare_heads
+from msapp.synthesis.heads import PREPARATION, Head, prepare_heads, source_of
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.synthesis.pairs import PairSettings
 from msapp.training.recipe import Recipe
@@ -115,6 +115,21 @@ def read_bank(recipe: Recipe, data: Path) -> LesionBank | None:
         return None
     folder = data / recipe.data.lesion_priors
     return LesionBank.read(folder, leave_out=recipe.data.held_out_priors)
+
+
+def drawn_from(recipe: Recipe, data: Path) -> str | None:
+    """Return the SHA-256 of the label maps and lesions that a recipe names; None without any.
+
+    Raises
+    ------
+    InputError
+        If there are no lesions where it names some.
+    """
+    heads, bank = recipe.data.heads, read_bank(recipe, data)
+    sources = [source_of(path) for path in sorted((data / heads).glob('*.nii.gz'))] if heads else []
+    if not sources and bank is None:
+        return None
+    return hashlib.sha256(f'{sources} {bank and bank.digest()}'.encode()).hexdigest()
 
 
 def kept_path(folder: Path, name: str, entry: object, files: Iterable[Path]) -> Path:

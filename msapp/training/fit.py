@@ -46,6 +46,7 @@ from msapp.training.data import (
     Mixture,
     Patients,
     Source,
+    drawn_from,
     make_pair_settings,
     make_settings,
     read_bank,
@@ -147,7 +148,7 @@ def train(
     recipe = with_listed(recipe, data)
     recipe.left_out(fold)  # a fold of the recipe
     confirming_model(describe_model(recipe, heads=1, bank=None, real=None))
-    check_origin(checkpoint, describe_origin(recipe, fold, start_from))
+    check_origin(checkpoint, describe_origin(recipe, fold, start_from, drawn_from(recipe, data)))
     resumed = step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job
     job = make_job(

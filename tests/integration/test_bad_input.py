@@ -358,6 +358,14 @@ def test_a_bad_filter_file_is_refused(msapp, dataset, tmp_path, content):
         ('SLURM\n', 'needs a line such as "plugin: SLURM"'),
         ('plugin: MultiProc\nplugin_args: {n_procs: many}\n', 'plugin_args cannot be used: inv'),
         ('plugin: MultiProc\nplugin_args: {n_procs: 0}\n', 'plugin_args cannot be used: n_procs'),
+        (
+            'plugin: MultiProc\nplugin_args: {memory_gb: 0}\n',
+            'plugin_args cannot be used: memory_gb',
+        ),
+        (
+            'plugin: MultiProc\nplugin_args: {n_gpu_procs: -1}\n',
+            'plugin_args cannot be used: n_gpu',
+        ),
         ('plugin: MultiProc\nplugin_args: {memory_gb: [1]}\n', 'plugin_args cannot be used: '),
         ('plugin: MultiProc\nplugin_args: {log_dir: 3}\n', 'plugin_args cannot be used: '),
     ],

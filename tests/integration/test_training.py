@@ -195,6 +195,15 @@ def test_a_training_of_other_settings_is_not_gone_on_with(folder, trained, flags
     assert (trained / 'model' / 'weights.safetensors').read_bytes() == before
 
 
+def test_a_training_of_other_label_maps_is_not_gone_on_with(folder, trained, tmp_path, capsys):
+    shutil.copytree(folder / 'data', tmp_path / 'data')
+    shutil.copytree(trained, tmp_path / 'out')
+    (tmp_path / 'data' / 'heads' / 'a.nii.gz').write_bytes(b'another')
+    given = [folder / 'recipe.toml', tmp_path / 'out', '--data', tmp_path / 'data']
+    assert main([str(item) for item in given]) == 2
+    assert '"drawn_from"' in capsys.readouterr().err
+
+
 def test_an_interrupted_training_says_what_to_do(folder, trained, tmp_path, monkeypatch, capsys):
     def interrupt(*_):
         raise KeyboardInterrupt

@@ -162,7 +162,7 @@ def test_settings_that_visits_may_have_been_made_with_are_named(tmp_path):
     record(tmp_path, '1', 'sub-01')
     record_killed(tmp_path, '2', flips=True)
     flips, killed = problems(tmp_path)
-    assert flips.startswith('--flips: not the same for all visits: no or yes (n = 1). Their')
+    assert flips.startswith('--flips: not known for all numbers: no or yes (n = 1), for a run that')
     assert killed == KILLED
 
 

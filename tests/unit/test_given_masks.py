@@ -105,6 +105,12 @@ def test_a_mask_that_has_a_qform_alone_is_on_the_grid_of_its_image(roots, tmp_pa
     assert find_given_masks([participant], roots) == {('sub-01', None): mask}
 
 
+def test_a_mask_that_has_an_sform_half_a_millimetre_off_is_not_that_of_the_image(roots, tmp_path):
+    put(roots[0], MASK, shift_mm=0.3)
+    (visit,) = plan(tmp_path, roots).visits
+    assert visit.left_out[0].startswith('sub-01_desc-brain_mask.nii.gz: not used, for it names no')
+
+
 def test_a_visit_without_a_mask_says_so_where_masks_are_given(roots, tmp_path):
     (visit,) = plan(tmp_path, roots).visits
     assert visit.left_out == (

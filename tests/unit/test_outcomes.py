@@ -77,6 +77,18 @@ def test_a_report_tells_what_failed_in_the_run_that_made_the_files(settings):
     assert as_made(settings, GIVEN, LOGGER).errors == ['no memory']
 
 
+def test_a_run_that_did_not_end_well_may_have_left_results_of_the_run_before(settings):
+    record(settings, settings.to_toml())
+    folder = record(settings, settings.model_copy(update={'sloppy': True}).to_toml(), 'run-2')
+    (folder / 'summary.tsv').write_text(SUMMARY.replace('done\tn/a', 'failed\tno memory'))
+    made = as_made(settings, GIVEN, LOGGER)
+    assert made.settings.sloppy
+    (warning,) = made.warnings
+    assert warning.startswith(
+        'The last run (run-2) did not end well: what it did not write is of run'
+    )
+
+
 def test_a_page_that_could_not_be_written_is_no_failure_of_the_results(settings):
     folder = record(settings, settings.to_toml())
     summary = 'participant_id\tstatus\tfailed_step\terror\tsteps_total\tsteps_run\n'

@@ -65,7 +65,9 @@ def test_libraries_are_those_that_the_code_imports():
             imported |= set(re.findall(r'^ *(?:import|from) (\w+)', code, flags=re.MULTILINE))
     found = metadata.packages_distributions()
     libraries = {name.lower() for module in imported for name in found.get(module, ())}
-    assert set(LIBRARIES) - libraries == set()
+    # Those that change no result of a run: files, pages, processes and training.
+    others = {'filelock', 'jinja2', 'lightning', 'msapp', 'psutil', 'pyyaml', 'rich', 'safetensors'}
+    assert libraries - {*others, 'tomli_w', 'torchio'} == set(LIBRARIES)
     assert {'pillow', 'fslpy'} <= set(LIBRARIES)
 
 

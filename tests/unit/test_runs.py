@@ -10,7 +10,7 @@ import pytest
 from msapp.engine.progress import Progress
 from msapp.engine.record import Outcome, Recorder
 from msapp.provenance import PAGE_STEP, PARTICIPANTS_FILE, TIMINGS_FILE, write_summary
-from msapp.runs import NOT_ENDED, NOT_ENDED_ERROR, Run, find_run, last_runs, read_runs
+from msapp.runs import NOT_ENDED, NOT_ENDED_ERROR, Run, find_runs, last_runs, read_runs
 
 FAILED = Outcome('sub-01', 'failed', 9, 3, 2, 'no\nmemory', 'ses-1 n4', None, 1.0, 1)
 DONE = Outcome('sub-01', 'done', 9, 9, 0, None, None, None, 1.0, 0)
@@ -42,16 +42,18 @@ def test_the_run_that_made_results_is_the_last_that_took_steps(tmp_path):
     ]
     for name, result in runs:
         write_summary(tmp_path / 'logs' / name, [result])
-    assert find_run(tmp_path, 'sub-01').folder == tmp_path / 'logs' / '20260102T000000-aa'
-    assert find_run(tmp_path, 'sub-02').folder == tmp_path / 'logs' / '20260103T000000-00'
-    assert find_run(tmp_path, 'sub-03') is None
+    assert find_runs(tmp_path, 'sub-01')[0].folder == tmp_path / 'logs' / '20260102T000000-aa'
+    assert find_runs(tmp_path, 'sub-02')[0].folder == tmp_path / 'logs' / '20260103T000000-00'
+    assert find_runs(tmp_path, 'sub-01')[1].folder.name == '20260101T000000-ff'
+    assert find_runs(tmp_path, 'sub-02')[1] is None
+    assert find_runs(tmp_path, 'sub-03') == (None, None)
 
 
 def test_a_run_that_stopped_before_a_participant_did_not_make_its_results(tmp_path):
     untouched = replace(FAILED, status='not run', steps_run=0, steps_reused=0)
     for name, result in (('1', FAILED), ('2', untouched)):
         write_summary(tmp_path / 'logs' / name, [result])
-    assert find_run(tmp_path, 'sub-01').folder.name == '1'
+    assert find_runs(tmp_path, 'sub-01')[0].folder.name == '1'
 
 
 @pytest.mark.parametrize(
@@ -99,15 +101,15 @@ def test_a_run_that_was_killed_is_known_by_whom_it_began_with_and_their_steps(tm
     recorder.begin(steps)
     error = dict.fromkeys(('sub-01', 'sub-02'), NOT_ENDED_ERROR)
     assert unfinished(tmp_path) == error
-    assert find_run(tmp_path, 'sub-01').folder.name == '1-sub-01', 'no step of it has ended'
+    assert find_runs(tmp_path, 'sub-01')[0].folder.name == '1-sub-01', 'no step of it has ended'
     for ended in (steps[0], steps[2]):
         recorder.finished(ended, reused=False)
     assert list(read_runs(tmp_path))[:2] == [
         Run(folder, 'sub-01', NOT_ENDED, NOT_ENDED_ERROR, steps=1, taken=1),
         Run(folder, 'sub-02', NOT_ENDED, NOT_ENDED_ERROR),
     ]
-    assert find_run(tmp_path, 'sub-01').folder.name == '2'
-    assert find_run(tmp_path, 'sub-02').folder.name == '1-sub-02'
+    assert find_runs(tmp_path, 'sub-01')[0].folder.name == '2'
+    assert find_runs(tmp_path, 'sub-02')[0].folder.name == '1-sub-02'
     assert unfinished(tmp_path) == error
     write_summary(tmp_path / 'logs' / '3', [DONE])
     assert unfinished(tmp_path) == {'sub-02': NOT_ENDED_ERROR}

@@ -10,7 +10,7 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from msapp.synthesis import generator
+from msapp.synthesis import generator, tracts
 from msapp.synthesis.acquisition import AcquisitionSettings
 from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.change import SEEN, STRENGTHENED, drop_unseen
@@ -98,6 +98,25 @@ def test_a_growing_lesion_increases_around_itself_and_holds_no_new_one(head, ban
     assert not pair.new.any()
     assert (ndimage.distance_transform_edt(~old)[came] < 4).all()
     assert ((pair.after > 0.5).numpy() == (came | old)).all()
+
+
+def test_tracts_move_with_the_head_between_visits(head, bank, monkeypatch):
+    """Bright to the right of the ventricle, wherever that lies at each visit."""
+    right = np.zeros(tracts.SHAPE, np.float32)
+    right[45:] = 0.5
+    monkeypatch.setattr(tracts, 'draw_tracts', lambda rng: right)
+    monkeypatch.setattr(tracts, 'draw_septum', lambda rng: np.zeros_like(right))
+    given = {'shift_mm': 8.0, 'turn_deg': 0.0, 'bend_mm': 0.0, 'tracts': True, 'centred': 'brain'}
+    none = {'unchanged': 1.0, 'load': LoadSettings(none=1), 'same_scanner': 1.0}
+    middles, sides = [], []
+    for image in draw(head, bank, 3, **given, **none).images.numpy():
+        light = image > 0.5
+        middle = np.argwhere(ndimage.binary_fill_holes(light) & ~light).mean(axis=0)
+        near = np.linalg.norm(np.indices(image.shape).T - middle, axis=-1).T < 12
+        middles.append(middle)
+        sides.append(np.argwhere(near & (image > 1.3)).mean(axis=0) - middle)
+    assert abs(middles[1] - middles[0])[0] > 2
+    assert sides[0] == pytest.approx(sides[1], abs=0.5)
 
 
 @pytest.mark.parametrize('fate', ['shrunken', 'vanished'])

@@ -64,9 +64,10 @@ def test_nothing_found_where_nothing_is_makes_no_dice():
     assert logged.keys() == {'validation_loss_real'}
 
 
-@pytest.mark.parametrize('start', ['lesions', 'anatomy'])
-def test_a_source_that_a_model_and_its_start_share_is_named_once(start):
-    made = describe_model(load_recipe('lesions'), heads=15, bank=None, real=None)
+@pytest.mark.parametrize('start', ['lesions', 'newlesions', 'hybrid', 'anatomy'])
+@pytest.mark.parametrize('recipe', ['lesions', 'newlesions', 'hybrid', 'anatomy'])
+def test_a_source_that_a_model_and_its_start_share_is_named_once(recipe, start):
+    made = describe_model(load_recipe(recipe), heads=15, bank=None, real=None)
     named = describe_start(made, load_spec(start)).training.attribution
     for source in ('Billot', 'Neuroinformatics 2018', 'Senra'):
         assert named.count(source) == 1
