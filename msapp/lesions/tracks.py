@@ -3,6 +3,9 @@
 Neighbours that touch at one visit and not at the next, by a voxel often, merge and split. The parts
 of a lesion that had merged take back the identifiers of the lesions at whose places they lie. What
 merged is remembered as it was just before.
+
+So does a lesion that one visit does not show and a later one shows again, where neither its end nor
+its return is confirmed: out of the field of view, or about the threshold and missed by chance.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class Tracks:
     table : pandas.DataFrame
         One line a lesion and visit with the columns `TRACK_COLUMNS`, and one for the visit by
         which a lesion has ended, with label and volume 0. By identifier, then visit. One that had
-        ended in another and parts from it again goes on.
+        ended in another and parts from it again goes on; so does one that was not shown.
     comparisons : list of Comparison
         Of each two visits that follow each other, with the same identifiers.
     """
@@ -100,6 +103,7 @@ def track_lesions(
     comparisons = []
     used = len(known)
     merged: dict[int, _Merged] = {}
+    lost: dict[int, np.ndarray] = {}
     for visit, (appeared, vanished, gap) in enumerate(zip(came, went, gaps, strict=True), start=1):
         found = compare_visits(
             visits[visit - 1],
@@ -112,11 +116,13 @@ def track_lesions(
             identifiers=known,
             next_identifier=used + 1,
         )
-        changes = [_part_again(change, merged, visits[visit]) for change in found.changes]
+        changes = _find_again(found.changes, lost, visits[visit])
+        changes = [_part_again(change, merged, visits[visit]) for change in changes]
         changes.sort(key=lambda change: min(change.identifiers_before + change.identifiers_after))
         found = replace(found, changes=changes)
         for change in changes:
             merged |= _merge(change, visits[visit - 1])
+            lost |= _lose(change, visits[visit - 1])
         known = {
             label: name
             for change in found.changes
@@ -192,6 +198,44 @@ def _part_again(change: Change, merged: dict[int, _Merged], later: np.ndarray) -
     after = tuple(names.get(label) or next(spare) for label in given)
     parents = tuple(None if name == whole else whole for name in after)
     return replace(change, identifiers_after=after, parents=parents)
+
+
+def _lose(change: Change, earlier: np.ndarray) -> dict[int, np.ndarray]:
+    """Return the voxels, flat indices, of lesions whose end is not confirmed, by identifier."""
+    if change.labels_after or change.kind != 'unconfirmed':
+        return {}
+    pairs = zip(change.identifiers_before, change.labels_before, strict=True)
+    return {name: np.flatnonzero(earlier == label) for name, label in pairs}
+
+
+def _find_again(
+    changes: Sequence[Change], lost: dict[int, np.ndarray], later: np.ndarray
+) -> list[Change]:
+    """Give unconfirmed lesions the identifiers of lost ones at their places, those that fit best.
+
+    What is found is taken out of ``lost``.
+    """
+    found = list(changes)
+    came = {
+        change.labels_after[0]: index
+        for index, change in enumerate(found)
+        if not change.labels_before and change.kind == 'unconfirmed'
+    }
+    if not came or not lost:
+        return found
+    sizes = np.bincount(later.ravel())
+    overlaps: dict[tuple[int, int], float] = {}
+    for name, voxels in lost.items():
+        shared = np.bincount(later.ravel()[voxels], minlength=sizes.size)
+        for label in came:
+            if shared[label] >= LEAST_OVERLAP * min(voxels.size, sizes[label]) > 0:
+                overlaps[name, label] = 2 * shared[label] / (voxels.size + sizes[label])
+    for name, label in sorted(overlaps, key=lambda pair: -overlaps[pair]):
+        if name in lost and label in came:
+            index = came.pop(label)
+            found[index] = replace(found[index], identifiers_after=(name,))
+            del lost[name]
+    return found
 
 
 def _ended_in(merged: dict[int, _Merged], name: int) -> int:

@@ -456,6 +456,40 @@ class TestTracks:
         assert lines(tracks, 1) == [(1, 1, 'unconfirmed'), (2, 1, 'stable')]
         assert tracks.comparisons[0].changes[0].change_ml_per_year == pytest.approx(0.15)
 
+    @pytest.mark.parametrize('there', [(4, 10), (5, 12)])
+    def test_a_lesion_that_a_visit_does_not_show_keeps_its_identifier(self, there):
+        """The brain of the second visit ends before it."""
+        visits = [rods((4, 10), (14, 20)), rods((14, 20)), rods(there, (14, 20))]
+        whole = np.ones(SHAPE, bool)
+        cut = whole.copy()
+        cut[:12] = False
+        tracks = track_lesions(visits, 1.0, seen=[whole, cut, whole])
+        one, other = (lines(tracks, name) for name in (1, 2))
+        lost = one if one[1][1] == 0 else other
+        assert [state for *_, state in lost] == ['first', 'unconfirmed', 'unconfirmed']
+        assert [label > 0 for _, label, _ in lost] == [True, False, True]
+        assert set(tracks.table['identifier']) == {1, 2}
+
+    def test_a_lesion_that_is_missed_once_keeps_its_identifier_unless_it_is_marked_as_new(self):
+        lesion, nothing = rods((4, 10)), np.zeros(SHAPE, bool)
+        visits = [lesion, EMPTY, lesion]
+        masks = {'gone': [nothing, nothing]}
+        missed = track_lesions(visits, 1.0, new=[nothing, nothing], **masks)
+        assert lines(missed, 1) == [(0, 1, 'first'), (1, 0, 'unconfirmed'), (2, 1, 'unconfirmed')]
+        marked = track_lesions(visits, 1.0, new=[nothing, lesion > 0], **masks)
+        assert lines(marked, 1) == [(0, 1, 'first'), (1, 0, 'unconfirmed')]
+        assert lines(marked, 2) == [(2, 1, 'new')]
+
+    def test_of_two_that_were_missed_each_is_found_at_its_place(self):
+        both, nothing = rods((4, 12), (13, 18)), np.zeros(SHAPE, bool)
+        later = rods((4, 8), (12, 18))
+        tracks = track_lesions(
+            [both, EMPTY, later], 1.0, new=[nothing, nothing], gone=[nothing, nothing]
+        )
+        assert lines(tracks, 1)[-1] == (2, 2, 'unconfirmed')
+        assert lines(tracks, 2)[-1] == (2, 1, 'unconfirmed')
+        assert set(tracks.table['identifier']) == {1, 2}
+
     def test_missing_entries_are_missing(self):
         table = track_lesions([rods((4, 10)), rods((4, 10))], 1.0).table
         assert table['parent'].dtype == 'Int64'
