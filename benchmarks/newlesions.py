@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -234,7 +235,8 @@ def scan_again(image: nib.Nifti1Image, rng: np.random.Generator) -> nib.Nifti1Im
 def count_false(
     name: str, number: int, images: np.ndarray, brain: np.ndarray, given: argparse.Namespace
 ) -> list[dict[str, object]]:
-    """Return what each method marks where nothing changed."""
+    """Return what each method marks where nothing changed, and tell how far it is."""
+    print(f'{name} {number + 1}', file=sys.stderr, flush=True)
     rows: list[dict[str, object]] = []
     for title, method in methods_of(name, given).items():
         scores = score(method(images, brain), np.zeros_like(brain))
