@@ -174,7 +174,8 @@ TRACKS: dict[str, Column] = {
     **WHOSE,
     'identifier': column(
         'Number of the lesion, the same at all visits; one that ended comes back only where the '
-        'lesion had merged with another and parts from it again.',
+        'lesion had merged with another and parts from it again, or where neither its end nor its '
+        'return is confirmed (unconfirmed at both visits).',
         'count',
         _LINKS,
     ),
