@@ -148,6 +148,7 @@ def train(
     recipe = with_listed(recipe, data)
     recipe.left_out(fold)  # a fold of the recipe
     confirming_model(describe_model(recipe, heads=1, bank=None, real=None))
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
     check_origin(checkpoint, describe_origin(recipe, fold, start_from, drawn_from(recipe, data)))
     resumed = step_of(checkpoint)
     make_job = _hybrid_job if recipe.architecture.name == HYBRID else _segmentation_job

@@ -375,6 +375,7 @@ def test_the_hybrid_method_is_trained_and_goes_on(ball, tmp_path, monkeypatch):
     component = np.argwhere(np.ones((6, 6, 6))) + np.array([89, 138, 70])
     monkeypatch.setattr(fit, 'read_heads', lambda *_: ([ball], [ball]))
     monkeypatch.setattr(fit, 'read_bank', lambda *_: LesionBank([mask], [component]))
+    monkeypatch.setattr(fit, 'drawn_from', lambda *_: None)
     whole = load_recipe('hybrid')
     changes = {
         'window': (56, 56, 56),

@@ -263,7 +263,7 @@ def test_the_step_before_the_network_names_a_t1w_that_is_cut(tmp_path, cut, foun
         nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f'{name}.nii')
     node = pe.Node(FindPartial(), 'partial', base_dir=tmp_path)
     node.inputs.trait_set(**{name: str(tmp_path / f'{name}.nii') for name in ('t1w', 'brain_mask')})
-    assert [name for name, _ in node.run().outputs.contrasts] == found
+    assert [name for name, _ in node.run().outputs.partial] == found
 
 
 @pytest.mark.parametrize(

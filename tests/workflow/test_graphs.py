@@ -461,7 +461,7 @@ def test_what_one_visit_does_not_show_is_used_of_none(image, monkeypatch, contra
         if F in contrasts:
             assert (source, field, found) == (None, None, [])
         elif len(contrasts) == 1:
-            assert ([source], field) == (found, 'contrasts')
+            assert ([source], field) == (found, 'partial')
         else:
             merged = {made for name in ('in1', 'in2') for made, _ in sources(graph, source, name)}
             assert (merged, field) == (set(found), 'out')
