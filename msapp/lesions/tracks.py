@@ -11,7 +11,7 @@ its return is confirmed: out of the field of view, or about the threshold and mi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -175,14 +175,8 @@ def _part_again(change: Change, merged: dict[int, _Merged], later: np.ndarray) -
     members = [name for name in merged if name != whole and _ended_in(merged, name) == whole]
     if not members:
         return change
-    sizes = np.bincount(later.ravel())
-    overlaps: dict[tuple[int, int], float] = {}
-    for name in (whole, *members):
-        voxels = merged[name].voxels
-        shared = np.bincount(later.ravel()[voxels], minlength=sizes.size)
-        for label in change.labels_after:
-            if shared[label] >= LEAST_OVERLAP * min(voxels.size, sizes[label]) > 0:
-                overlaps[name, label] = 2 * shared[label] / (voxels.size + sizes[label])
+    places = {name: merged[name].voxels for name in (whole, *members)}
+    overlaps = _overlaps(places, change.labels_after, later)
     # The lesion itself goes on in any case; the others in the order of how well they fit.
     names: dict[int, int] = {}
     best = sorted(overlaps, key=lambda pair: (pair[0] != whole, -overlaps[pair]))
@@ -223,18 +217,36 @@ def _find_again(
     }
     if not came or not lost:
         return found
-    sizes = np.bincount(later.ravel())
-    overlaps: dict[tuple[int, int], float] = {}
-    for name, voxels in lost.items():
-        shared = np.bincount(later.ravel()[voxels], minlength=sizes.size)
-        for label in came:
-            if shared[label] >= LEAST_OVERLAP * min(voxels.size, sizes[label]) > 0:
-                overlaps[name, label] = 2 * shared[label] / (voxels.size + sizes[label])
+    overlaps = _overlaps(lost, came, later)
     for name, label in sorted(overlaps, key=lambda pair: -overlaps[pair]):
         if name in lost and label in came:
             index = came.pop(label)
             found[index] = replace(found[index], identifiers_after=(name,))
             del lost[name]
+    return found
+
+
+def _overlaps(
+    places: Mapping[int, np.ndarray], labels: Iterable[int], later: np.ndarray
+) -> dict[tuple[int, int], float]:
+    """Return the Dice overlap, by identifier and label, of lesions that share enough to be one.
+
+    Parameters
+    ----------
+    places : mapping of int to (N,) ndarray
+        Voxels, flat indices, of each identifier.
+    labels : iterable of int
+        Of the lesions of ``later`` that may be meant.
+    later : (I, J, K) ndarray of int
+    """
+    flat, sizes, labels = later.ravel(), _sizes(later), [*labels]
+    found: dict[tuple[int, int], float] = {}
+    for name, voxels in places.items():
+        shared = _sizes(flat[voxels])
+        for label in labels:
+            both = shared.get(label, 0)
+            if both >= LEAST_OVERLAP * min(voxels.size, sizes[label]):
+                found[name, label] = 2 * both / (voxels.size + sizes[label])
     return found
 
 

@@ -84,7 +84,10 @@ class LesionBank:
             if path.name.partition('_')[0] not in leave_out
         ]
         if not paths:
-            raise InputError(f'{folder}: no lesion masks (ljubljana/*_mask.nii.gz).')
+            raise InputError(
+                f'{folder}: no lesion masks (ljubljana/*_mask.nii.gz). Check lesion_priors of the '
+                'recipe, and --data.'
+            )
         masks = [_read_mask(path) for path in paths]
         return cls(masks, _read_components(folder / 'csim_components.npz'))
 

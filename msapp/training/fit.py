@@ -361,12 +361,7 @@ def _one_thread(_: int) -> None:
 
 
 def _trainer(
-    recipe: Recipe,
-    out: Path,
-    device: str,
-    bfloat16: bool,
-    max_minutes: float | None,
-    resumed: int,
+    recipe: Recipe, out: Path, device: str, bfloat16: bool, max_minutes: float | None, resumed: int
 ) -> lightning.Trainer:
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     schedule = recipe.schedule

@@ -120,15 +120,20 @@ def test_grey_matter_is_brighter_in_places_and_white_matter_on_flair_alone(
     assert 0 < abs(white.mean()) <= uneven if uneven else not white.any()
 
 
-def test_tracts_are_bright_in_white_matter_on_flair_alone():
+def with_and_without(*, tracts=0.0, septum=0.0):
+    """Draw the scene of a slab of each tissue that shines all over, and the same without."""
     tissues = torch.zeros(24, 24, 24, dtype=torch.uint8)
-    for start, name in ((0, 'csf'), (6, 'cortex'), (14, 'white_matter')):
+    for start, name in ((0, 'csf'), (6, 'cortex'), (12, 'white_matter'), (18, 'ventricles')):
         tissues[start:] = NAMES.index(name)
     zones, none = torch.from_numpy(ZONE_OF_TISSUE)[tissues.long()], torch.zeros(tissues.shape)
-    shown, plain = (
+    return (
         appearance.draw_scene(tissues, zones, none, 1.0, np.random.default_rng(1), healthy=added)
-        for added in ((torch.full(tissues.shape, 0.3), none), None)
+        for added in ((none + tracts, none + septum), None)
     )
+
+
+def test_tracts_are_bright_in_white_matter_on_flair_alone():
+    shown, plain = with_and_without(tracts=0.3)
     white = is_zone(shown, 'white_matter')
     added = paint(shown, 'FLAIR')[0] - paint(plain, 'FLAIR')[0]
     assert torch.isclose(added[white], torch.tensor(0.3), atol=0.1).all()
@@ -137,14 +142,7 @@ def test_tracts_are_bright_in_white_matter_on_flair_alone():
 
 
 def test_the_septum_is_bright_in_ventricles_on_flair_alone():
-    tissues = torch.zeros(24, 24, 24, dtype=torch.uint8)
-    for start, name in ((0, 'csf'), (6, 'white_matter'), (14, 'ventricles')):
-        tissues[start:] = NAMES.index(name)
-    zones, none = torch.from_numpy(ZONE_OF_TISSUE)[tissues.long()], torch.zeros(tissues.shape)
-    shown, plain = (
-        appearance.draw_scene(tissues, zones, none, 1.0, np.random.default_rng(1), healthy=added)
-        for added in ((none, torch.full(tissues.shape, 3.0)), None)
-    )
+    shown, plain = with_and_without(septum=3.0)
     wet = is_zone(shown, 'ventricles')
     image, without = paint(shown, 'FLAIR')[0], paint(plain, 'FLAIR')[0]
     assert wet.any()
