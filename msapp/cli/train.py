@@ -11,6 +11,7 @@ from pathlib import Path
 from msapp import __version__
 from msapp.cli.console import ensure_user, explain
 from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError, UsageError
+from msapp.logs import setup_logging
 
 EPILOG = """\
 Training may be stopped at any time; the same command goes on from the last checkpoint.
@@ -58,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run(arguments: argparse.Namespace) -> int:
     """Train as asked and print where the model is."""
     ensure_user()
+    log = setup_logging(None)
     # Registrations on several threads differ a little from run to run, and so would what is drawn.
     os.environ['ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS'] = '1'
     try:
@@ -67,6 +69,8 @@ def run(arguments: argparse.Namespace) -> int:
             f'{error.name} is not installed; training needs the extra of msapp: '
             "pip install 'msapp[training]'."
         ) from error
+    import torch
+
     from msapp.inference.device import choose_gpus
     from msapp.training.recipe import load_recipe
 
@@ -85,12 +89,15 @@ def run(arguments: argparse.Namespace) -> int:
             'random.'
         )
     device = 'cuda' if choose_gpus(arguments.device, None) else 'cpu'
+    bfloat16 = arguments.precision == 'bf16' or (not arguments.precision and device == 'cuda')
+    if bfloat16 and device == 'cpu' and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        log.warning('--precision bf16: this CPU does not have it; steps take many times as long.')
     folder = train(
         recipe,
         data=arguments.data.absolute(),
         out=arguments.output_dir.absolute(),
         device=device,
-        bfloat16=arguments.precision == 'bf16' or (not arguments.precision and device == 'cuda'),
+        bfloat16=bfloat16,
         workers=arguments.workers,
         threads=arguments.threads,
         fold=arguments.fold,

@@ -6,6 +6,7 @@ The maps are those that SynthSeg was trained with (Billot et al., Med. Image Ana
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,9 @@ CLOSING_MM = 5.0
 MARGIN_VOXELS = 4
 # Raise when what is prepared of heads, patients or drawn pairs changes: what is kept is then
 # prepared anew.
-PREPARATION = 1
+PREPARATION = 2
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -236,9 +239,10 @@ def prepare_heads(folder: Path, cache: Path) -> Iterator[Path]:
     maps = sorted(folder.glob('*.nii.gz'))
     if not maps:
         raise InputError(f'{folder}: no label maps (*.nii.gz). Give the folder of head label maps.')
-    for path in maps:
+    for number, path in enumerate(maps, start=1):
         target = cache / f'{path.name.partition(".")[0]}.npz'
         if _kept_source(target) != source_of(path):
+            logger.info('preparing label map %d of %d', number, len(maps))
             read_head(path).save(target)
         yield target
 

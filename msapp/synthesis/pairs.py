@@ -1,9 +1,9 @@
 """Pairs of FLAIRs of one head at two visits, between which lesions come, grow, shrink or vanish.
 
 Everything else that differs between real visits is drawn as well and is no lesion: residual
-misregistration, positions of slices, scanner, shading, noise, flow, brightness of ventricle rims
-and of old lesions. Synthetic pairs and degraded acquisitions carried the best new-lesion networks
-of MSSEG-2 (Kamraoui et al., Front. Neuroimaging 1:817043, 2022).
+misregistration, positions of slices, scanner, shading, noise, flow, brightness of ventricle rims,
+tracts, folds and old lesions. Synthetic pairs and degraded acquisitions carried the best new-lesion
+networks of MSSEG-2 (Kamraoui et al., Front. Neuroimaging 1:817043, 2022).
 """
 
 from __future__ import annotations
@@ -34,13 +34,23 @@ from msapp.synthesis.generator import GeneratorSettings, HeadGenerator
 from msapp.synthesis.heads import Head
 from msapp.synthesis.lesion_bank import AFFINE as BANK_AFFINE
 from msapp.synthesis.lesion_bank import SHAPE, LesionBank
-from msapp.synthesis.scanners import Scanner, draw_offset, draw_scanner, image_slices, visit_again
+from msapp.synthesis.scanners import (
+    Scanner,
+    draw_offset,
+    draw_scanner,
+    image_slices,
+    visit_again,
+    visit_elsewhere,
+)
 
 CHANNELS = ('previous', 'current')
 # With an image grid centred on lesions: about a new one this often, where there is one.
 NEW_CENTRED = 0.6
 # Brightness of one lesion at two visits, relative: at two scanners, and in places.
 OTHER_CONTRAST, FLUCTUATION = 0.25, 0.12
+# Brightness of what is bright in healthy people, relative to that of the head: at two visits to one
+# scanner, and at two scanners.
+HEALTHY, OTHER_HEALTHY = 0.3, 0.6
 # What readers mark is seen: no part of a lesion is dimmer, relative to its mean.
 DIMMEST = 0.6
 FLUCTUATION_MM, BEND_MM = 10.0, 25.0
@@ -145,17 +155,22 @@ def draw_rigid(rng: np.random.Generator, settings: PairSettings) -> tuple[np.nda
     return Rotation.from_euler('xyz', angles, degrees=True).as_matrix(), shift
 
 
-def _vary(scene: appearance.Scene, rng: np.random.Generator) -> appearance.Scene:
-    """Let rims of ventricles, tracts and lesions be a little brighter or dimmer at each visit."""
+def _vary(scene: appearance.Scene, spread: float, rng: np.random.Generator) -> appearance.Scene:
+    """Let what is bright in a head be a little brighter or dimmer at each visit.
+
+    ``spread`` is that of healthy tissue, relative; lesions vary by themselves.
+    """
     shape, device = tuple(scene.rim.shape), scene.rim.device
     control = warp.control_points(shape, scene.spacing_mm, FLUCTUATION_MM)
     places = warp.smooth_noise(shape, control, rng, device)[0]
     strength = scene.strength * (1 + rng.uniform(0, FLUCTUATION) * places)
-    healthy = rng.uniform(0.7, 1.3)
+    healthy, fold, halo = rng.uniform(1 - spread, 1 + spread, 3)
     return replace(
         scene,
         rim=scene.rim * healthy,
         tracts=scene.tracts * healthy,
+        fold=scene.fold * fold,
+        halo=scene.halo * halo,
         strength=strength.clamp(min=DIMMEST),
     )
 
@@ -262,7 +277,9 @@ class PairGenerator(HeadGenerator):
         scenes = [replace(scene, fold=scenes[1].fold, strength=strength) for scene in scenes]
         shown = self._shown(scenes[1].zones, rng)
         shown = torch.ones_like(increase) if shown is None else shown
-        scenes, scanners = [_vary(scene, rng) for scene in scenes], self._scanners(rng)
+        same = rng.random() < self.settings.same_scanner
+        scenes = [_vary(scene, HEALTHY if same else OTHER_HEALTHY, rng) for scene in scenes]
+        scanners = self._scanners(same, rng)
         offsets = [draw_offset(scanner.slices, mm, rng) for scanner in scanners]
         images = [
             self._image_visit(*visit, rng) * shown
@@ -276,15 +293,14 @@ class PairGenerator(HeadGenerator):
         seen = drop_unseen(increase > 0, added, least_voxels=least)
         return torch.stack(images), shown * seen
 
-    def _scanners(self, rng: np.random.Generator) -> tuple[Scanner, Scanner]:
+    def _scanners(self, same: bool, rng: np.random.Generator) -> tuple[Scanner, Scanner]:
         contrast = rng.uniform(*self.settings.lesions.flair)
-        if rng.random() < self.settings.same_scanner:
-            scanner = draw_scanner(contrast, 0, self.settings, rng)
+        spread = 0 if same else OTHER_CONTRAST
+        scanner = draw_scanner(contrast, spread, self.settings, rng)
+        if same:
             return visit_again(scanner, rng), scanner
-        first, second = (
-            draw_scanner(contrast, OTHER_CONTRAST, self.settings, rng) for _ in CHANNELS
-        )
-        return first, second
+        other = draw_scanner(contrast, spread, self.settings, rng)
+        return visit_elsewhere(scanner, other, OTHER_HEALTHY, rng), other
 
     def _image_visit(
         self, scene: appearance.Scene, scanner: Scanner, offset: int, rng: np.random.Generator

@@ -95,6 +95,20 @@ def visit_again(scanner: Scanner, rng: np.random.Generator) -> Scanner:
     )
 
 
+def visit_elsewhere(
+    scanner: Scanner, other: Scanner, spread: float, rng: np.random.Generator
+) -> Scanner:
+    """Return a scanner such that it images the head that another one images.
+
+    What is the head's own stays: texture, and how bright rims, folds, halos and, but for a relative
+    ``spread``, choroid plexus are.
+    """
+    signals = scanner.signals.copy()
+    choroid = NAMES.index('choroid')
+    signals[choroid] = other.signals[choroid] * rng.uniform(1 - spread, 1 + spread)
+    return replace(scanner, signals=signals, seed=other.seed)
+
+
 def draw_slices(settings: AcquisitionSettings, rng: np.random.Generator) -> Slices:
     """Draw direction and thickness of slices; most often they are axial."""
     axis = int(rng.choice(3, p=(0.15, 0.15, 0.7)))

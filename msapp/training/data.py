@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -28,6 +29,8 @@ from msapp.training.recipe import Recipe
 
 # White matter's mode is known exactly for a drawn head only; for a patient it is estimated.
 SCALE_ERROR = 0.08
+
+logger = logging.getLogger(__name__)
 
 Item = dict[str, torch.Tensor]
 
@@ -135,7 +138,8 @@ def drawn_from(recipe: Recipe, data: Path) -> str | None:
 def kept_path(folder: Path, name: str, entry: object, files: Iterable[Path]) -> Path:
     """Return where what is made of some files is kept: ``FOLDER/NAME-HASH.npz``.
 
-    Another `PREPARATION` is another place.
+    Another `PREPARATION` is another place. Where nothing is kept yet, that is logged: to make it
+    takes a minute or two.
 
     Parameters
     ----------
@@ -157,7 +161,10 @@ def kept_path(folder: Path, name: str, entry: object, files: Iterable[Path]) -> 
         if not path.is_file():
             raise InputError(f'{path}: the file does not exist. Check the recipe, and --data.')
         digest.update(sha256_file(path).encode())
-    return folder / f'{name}-{digest.hexdigest()[:8]}.npz'
+    kept = folder / f'{name}-{digest.hexdigest()[:8]}.npz'
+    if not kept.exists():
+        logger.info('preparing %s', name)
+    return kept
 
 
 def load_image(path: Path) -> nib.Nifti1Image:

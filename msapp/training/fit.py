@@ -67,6 +67,7 @@ from msapp.training.module import NetworkTraining
 from msapp.training.pairs import DrawnPairs, PairCases
 from msapp.training.patients import Cases, read_case
 from msapp.training.pictures import ShowFeed, draw_curves
+from msapp.training.progress import TellProgress
 from msapp.training.recipe import Recipe
 from msapp.training.sampling import make_batches
 from msapp.training.validation import Kept, ValidatedSegmentation
@@ -391,6 +392,7 @@ def _trainer(
             EMAWeightAveraging(decay=schedule.average),
             LearningRateMonitor('step'),
             ShowFeed(out / 'feed.png'),
+            TellProgress(),
             *([] if max_minutes is None else [Deadline(timedelta(minutes=max_minutes))]),
         ],
     )

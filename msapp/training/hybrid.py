@@ -8,6 +8,7 @@ ceased to be lesion becomes one. They are few, so pairs of drawn heads are added
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,8 @@ BIAS_ORDER = 2
 LARGEST_SIDE = 24
 # Of the source: the learning rate is multiplied by this every so many epochs.
 DECAY, DECAY_EPOCHS = 0.1, 4
+
+logger = logging.getLogger(__name__)
 
 
 # --- Cases ----------------------------------------------------------------------------------------
@@ -198,6 +201,7 @@ def read_drawn_cases(
     for number in range(count):
         path = cache / FOLDER / f'{prefix}-{settings}-{number + 1:03}.npz'
         if not path.exists():
+            logger.info('drawing pair %d of %d', number + 1, count)
             path.parent.mkdir(parents=True, exist_ok=True)
             pair = generator.draw_pair(np.random.default_rng([seed, number]))
             truth = pair.increase > LESION_SHARE

@@ -106,6 +106,7 @@ def trained(folder):
     assert first.returncode == 0, first.stderr
     second = train(folder)
     assert second.returncode == 0, second.stderr
+    (folder / 'out' / 'said.txt').write_text(second.stderr)
     return folder / 'out'
 
 
@@ -114,6 +115,10 @@ def test_a_second_call_goes_on_where_the_first_stopped(trained):
     assert logs == ['from-000000', f'from-{STEPS // 2:06}']
     kept = torch.load(trained / 'checkpoints' / 'last.ckpt', weights_only=False)
     assert kept['global_step'] == STEPS
+
+
+def test_it_says_where_it_goes_on(trained):
+    assert f'training begins at step {STEPS // 2} of {STEPS}' in (trained / 'said.txt').read_text()
 
 
 def test_it_learns(trained):
@@ -301,6 +306,16 @@ def test_what_cannot_be_is_said(folder, trained, capsys, flags, message, code):
         pytest.skip('there is a GPU')
     assert main([str(item) for item in arguments(folder, *flags)]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('has_it', [True, False])
+def test_a_cpu_without_bf16_is_named(folder, monkeypatch, capsys, has_it):
+    monkeypatch.setattr(torch.ops.mkldnn, '_is_mkldnn_bf16_supported', lambda: has_it)
+    monkeypatch.setattr(fit, 'train', lambda *_, **given: Path(f'bf16={given["bfloat16"]}'))
+    assert main([str(item) for item in arguments(folder, '--precision', 'bf16')]) == 0
+    said = capsys.readouterr()
+    assert 'bf16=True' in said.out
+    assert ('this CPU does not have it' in said.err) != has_it
 
 
 @pytest.mark.parametrize('path', sorted(RECIPES.glob('*.toml')), ids=lambda path: path.stem)

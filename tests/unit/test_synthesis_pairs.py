@@ -16,7 +16,13 @@ from msapp.synthesis.appearance import LesionSettings
 from msapp.synthesis.change import SEEN, STRENGTHENED, drop_unseen
 from msapp.synthesis.heads import NAMES, Head
 from msapp.synthesis.lesion_bank import LoadSettings
-from msapp.synthesis.pairs import PairGenerator, PairSettings, draw_rigid, misplace
+from msapp.synthesis.pairs import (
+    OTHER_HEALTHY,
+    PairGenerator,
+    PairSettings,
+    draw_rigid,
+    misplace,
+)
 from msapp.synthesis.warp import WarpSettings
 
 STILL = WarpSettings(rotation_deg=0, scale=0, shear=0, elastic=())
@@ -114,7 +120,8 @@ def test_tracts_move_with_the_head_between_visits(head, bank, monkeypatch):
         middle = np.argwhere(ndimage.binary_fill_holes(light) & ~light).mean(axis=0)
         near = np.linalg.norm(np.indices(image.shape).T - middle, axis=-1).T < 12
         middles.append(middle)
-        sides.append(np.argwhere(near & (image > 1.3)).mean(axis=0) - middle)
+        bright = near & (image > (1 + image[near].max()) / 2)
+        sides.append(np.argwhere(bright).mean(axis=0) - middle)
     assert abs(middles[1] - middles[0])[0] > 2
     assert sides[0] == pytest.approx(sides[1], abs=0.5)
 
@@ -206,21 +213,39 @@ def test_fluid_may_shine_at_one_visit_and_not_at_the_other(head, bank, monkeypat
     assert max(changes) > 0.2
 
 
-def test_one_scanner_keeps_its_slices_and_two_scanners_their_own(head, bank):
-    generator = PairGenerator(
-        [head],
-        PairSettings(
-            shape=(8, 8, 8),
-            spacing_mm=1.0,
-            acquisition=AcquisitionSettings(thick=1),
-            same_scanner=1,
-        ),
-        bank=bank,
+def two_scanners(head, bank, same, seed=0):
+    settings = PairSettings(
+        shape=(8, 8, 8), spacing_mm=1.0, acquisition=AcquisitionSettings(thick=1)
     )
-    first, second = generator._scanners(np.random.default_rng(0))
+    return PairGenerator([head], settings, bank=bank)._scanners(same, np.random.default_rng(seed))
+
+
+def test_one_scanner_keeps_its_slices_and_its_signals(head, bank):
+    first, second = two_scanners(head, bank, same=True)
     assert first.slices == second.slices
     assert first.seed == second.seed
     assert 0 < np.abs(first.signals - second.signals).max() < 0.3
-    generator.settings = replace(generator.settings, same_scanner=0)
-    first, second = generator._scanners(np.random.default_rng(0))
-    assert first.slices != second.slices
+
+
+def test_two_scanners_differ_in_slices_and_signals_but_image_one_head(head, bank):
+    choroid, cortex = NAMES.index('choroid'), NAMES.index('cortex')
+    ratios = []
+    for seed in range(20):
+        first, second = two_scanners(head, bank, same=False, seed=seed)
+        assert first.slices != second.slices
+        assert first.signals[cortex] != second.signals[cortex]
+        assert first.seed == second.seed
+        ratios.append(first.signals[choroid] / second.signals[choroid])
+    assert min(ratios) >= 1 - OTHER_HEALTHY
+    assert max(ratios) <= 1 + OTHER_HEALTHY
+    assert max(ratios) - min(ratios) > OTHER_HEALTHY
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_white_matter_has_one_texture_at_two_scanners(head, bank, seed):
+    none = {'unchanged': 1.0, 'load': LoadSettings(none=1), 'same_scanner': 0.0}
+    before, now = draw(head, bank, seed, **none, **IN_PLACE).images.numpy()
+    alike = (np.abs(before - 1) < 0.2) & (np.abs(now - 1) < 0.2)
+    white = ndimage.binary_erosion(alike, iterations=2)
+    assert white.sum() > 1000
+    assert np.corrcoef(before[white], now[white])[0, 1] > 0.8
