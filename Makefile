@@ -26,7 +26,7 @@ lint: $(VENV)/.installed
 
 # Two processes, whatever the machine: many tests use all CPUs themselves.
 test: lint
-	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile --durations 25
 
 # Everything, real patients too: MSAPP_TEST_DATA names the folder of the data.
 test-slow: lint
