@@ -38,6 +38,8 @@ LEAST_GROWING_MM3 = 50.0
 # label maps, where nothing changed.
 LIKELY = 0.5
 LEAST_ODDS_RATIO = 30.0
+# Nor is one what was fluid before, white matter being 1: fluid that begins to shine flows.
+LEAST_TISSUE = 0.6
 # Probabilities nearer to 0 and 1 are not told apart.
 CERTAIN = 1e-3
 SMOOTH_MM = 0.5
@@ -127,8 +129,9 @@ def label_new_lesions(
 
     Of these regions a network for lesions confirms those where a lesion is likely at the later
     visit, and much less so at the earlier one (`LIKELY`, `LEAST_ODDS_RATIO`): other tissue and old
-    lesions that have only brightened are no new lesions. A network that sees the whole brain fills
-    large lesions in part only: they grow, see `HALF`, where the network for lesions finds one at
+    lesions that have only brightened are no new lesions, and neither is fluid that shines at the
+    later visit alone (`LEAST_TISSUE`). A network that sees the whole brain fills large lesions in
+    part only: they grow, see `HALF`, where the network for lesions finds one at
     the later visit and none at the earlier one.
 
     Parameters
@@ -157,7 +160,7 @@ def label_new_lesions(
     if spec.confirmed_by is not None:
         if before is None or after is None:
             raise ValueError(f'{spec.name}: needs the lesions that confirm what it marks')
-        confirmed = _confirm(labels, probability, before, after)
+        confirmed = _confirm(labels, probability, before, after, images['previous'])
         labels = label_instances(confirmed, 1.0, minimum_mm3=spec.minimum_mm3)
         free = brain & (before < LIKELY)
         allowed, reach_mm = free & (after >= LIKELY), CONFIRMED_REACH_MM
@@ -169,16 +172,21 @@ def label_new_lesions(
 
 
 def _confirm(
-    labels: np.ndarray, probability: np.ndarray, before: np.ndarray, after: np.ndarray
+    labels: np.ndarray,
+    probability: np.ndarray,
+    before: np.ndarray,
+    after: np.ndarray,
+    previous: np.ndarray,
 ) -> np.ndarray:
-    """Leave out the instances that are no lesion now, or were one before; return the mask."""
+    """Leave out the instances that are no lesion now, or were one or fluid before."""
     numbers = np.arange(1, labels.max() + 1)
     likely = np.asarray(ndimage.maximum(after, labels, numbers)) >= LIKELY
     new, old = (
         _log_odds(ndimage.mean(values, labels, numbers)) for values in (probability, before)
     )
-    kept: np.ndarray = np.concatenate([[False], likely & (new - old >= np.log(LEAST_ODDS_RATIO))])
-    confirmed: np.ndarray = kept[labels]
+    tissue = np.asarray(ndimage.mean(previous, labels, numbers)) >= LEAST_TISSUE
+    kept = likely & tissue & (new - old >= np.log(LEAST_ODDS_RATIO))
+    confirmed: np.ndarray = np.concatenate([[False], kept])[labels]
     return confirmed
 
 

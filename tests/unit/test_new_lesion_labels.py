@@ -8,7 +8,12 @@ import pytest
 
 from msapp.imaging import geometry
 from msapp.inference import newlesions
-from msapp.inference.newlesions import LEAST_GROWING_MM3, REACH_MM, label_new_lesions
+from msapp.inference.newlesions import (
+    LEAST_GROWING_MM3,
+    LEAST_TISSUE,
+    REACH_MM,
+    label_new_lesions,
+)
 from msapp.interfaces.base import save, save_matrix
 from msapp.interfaces.newlesions import SegmentNewLesions
 from msapp.models.registry import load_spec
@@ -19,9 +24,19 @@ LESION = np.linalg.norm(POINTS, axis=0) < 8
 BRAIN = np.ones(SHAPE, bool)
 
 
-def label(marked, *, current=None, brain=BRAIN, model='newlesions', confirmed_by=None, **lesions):
+def label(
+    marked,
+    *,
+    previous=None,
+    current=None,
+    brain=BRAIN,
+    model='newlesions',
+    confirmed_by=None,
+    **lesions,
+):
     flat = np.ones(SHAPE, np.float32)
-    images = {'previous': flat, 'current': flat + 0.5 * LESION if current is None else current}
+    previous = flat if previous is None else previous
+    images = {'previous': previous, 'current': flat + 0.5 * LESION if current is None else current}
     confirmed_by = 'lesions' if lesions else confirmed_by
     spec = load_spec(model).model_copy(update={'confirmed_by': confirmed_by})
     return label_new_lesions(marked * np.float32(0.9), images, brain, spec, **lesions)
@@ -101,6 +116,16 @@ def test_a_place_is_new_where_a_lesion_is_likely_now_and_was_not_before(old, see
     after.flat[np.flatnonzero(cube(0))[:1]] = seen
     found = label(marked, before=before, after=after) > 0
     assert (found == (marked if kept else cube(10))).all()
+
+
+@pytest.mark.parametrize(
+    ('dark', 'kept'), [(LEAST_TISSUE + 0.01, True), (LEAST_TISSUE - 0.01, False)]
+)
+def test_fluid_that_shines_is_no_new_lesion(dark, kept):
+    shining, new = cube(0), cube(20)
+    previous = np.where(shining, np.float32(dark), np.float32(1))
+    given = {'previous': previous, 'before': shining * 0.0, 'after': (shining | new) * 1.0}
+    assert ((label(shining | new, **given) > 0) == (new | shining * kept)).all()
 
 
 def test_nothing_marked_and_nothing_confirmed_are_no_lesion():
