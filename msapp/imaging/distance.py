@@ -57,8 +57,7 @@ def distance_maps(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> D
     """
     if not mask.any():
         raise ValueError('the brain mask is empty; distances in it are not defined')
-    padded = np.pad(mask, 1)
-    depth = ndimage.distance_transform_edt(padded, sampling=spacing_mm)[1:-1, 1:-1, 1:-1]
+    depth = _depth_mm(mask, spacing_mm)
     _, along_y, along_z = np.nonzero(mask)
     j = np.arange(mask.shape[1])[None, :, None]
     k = np.arange(mask.shape[2])[None, None, :]
@@ -101,9 +100,18 @@ def erode_mm(
     """
     if radius_mm < 0:
         raise ValueError(f'radius_mm must be at least 0, got {radius_mm}')
-    padded = np.pad(mask, 1)
-    inside = ndimage.distance_transform_edt(padded, sampling=spacing_mm) > radius_mm
-    return inside[1:-1, 1:-1, 1:-1]
+    return mask & (_depth_mm(mask, spacing_mm) > radius_mm)
+
+
+def _depth_mm(mask: np.ndarray, spacing_mm: tuple[float, float, float]) -> np.ndarray:
+    """Return the distance to the nearest voxel outside, beyond the array too; 0 outside, mm."""
+    depth = np.zeros(mask.shape)
+    # Nothing outside the box is nearer than what surrounds it.
+    for box in ndimage.find_objects(mask.astype(np.uint8)):
+        padded = np.pad(mask[box], 1)
+        distance = ndimage.distance_transform_edt(padded, sampling=spacing_mm)
+        depth[box] = distance[1:-1, 1:-1, 1:-1]
+    return depth
 
 
 def dilate_mm(

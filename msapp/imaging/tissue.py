@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import nibabel as nib
 import numpy as np
+from scipy import ndimage
 
 from msapp.imaging import geometry
 
@@ -67,14 +68,16 @@ def zones_on_grid(
         Index into `ZONES`; 0 outside the mask, and inside where no zone reaches.
     """
     zones = np.zeros(mask.shape, np.uint8)
-    highest = np.zeros(mask.shape, np.float32)
     shares = np.asanyarray(probabilities.dataobj)
-    for number in range(1, len(ZONES)):
-        share = geometry.resample(
-            geometry.like(shares[..., number], probabilities), grid, transform
-        )
-        higher = share > highest
-        zones[higher], highest[higher] = number, share[higher]
+    for box in ndimage.find_objects(mask.astype(np.uint8)):
+        about_brain = grid.slicer[box]
+        inside, highest = zones[box], np.zeros(about_brain.shape, np.float32)
+        for number in range(1, len(ZONES)):
+            share = geometry.resample(
+                geometry.like(shares[..., number], probabilities), about_brain, transform
+            )
+            higher = share > highest
+            inside[higher], highest[higher] = number, share[higher]
     zones[~mask] = 0
     return zones
 

@@ -112,10 +112,10 @@ def plane(volume: np.ndarray, where: Slice, box: Box | None = None) -> np.ndarra
     >>> plane(head, Slice(2, 1)).astype(int).tolist()
     [[1, 0, 0], [0, 0, 0], [0, 0, 0]]
     """
-    kept = (
-        tuple(box[axis] for axis in range(3) if axis != where.axis) if box else (slice(None),) * 2
-    )
-    return np.take(volume, where.position, axis=where.axis)[kept][::-1, ::-1].T
+    # No np.take: it copies a volume whose slices do not lie one after the other in memory.
+    index: list[int | slice] = list(box) if box else [slice(None)] * 3
+    index[where.axis] = where.position
+    return volume[tuple(index)][::-1, ::-1].T
 
 
 def choose_slices(
