@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import ndimage, special
+from scipy import ndimage, special, stats
 
 from msapp.imaging.distance import distance_maps
 from msapp.inference.lesions import predict_lesions
@@ -40,6 +40,13 @@ LIKELY = 0.5
 LEAST_ODDS_RATIO = 30.0
 # Nor is one what was fluid before, white matter being 1: fluid that begins to shine flows.
 LEAST_TISSUE = 0.6
+# Nor what is too small for two visits that do not compare well: smaller, mm3, than so many times
+# the squared spread (standard deviation, white matter being 1) of the later FLAIR where the earlier
+# one is as bright and nothing is marked. 13 mm3 at a spread of 0.05, 50 at 0.1. Set on drawn pairs
+# of the training's label maps.
+LEAST_MM3 = 5000.0
+# What is as bright, and what is not marked; of fewer voxels than the last, the nearest so many.
+AS_BRIGHT, UNMARKED, FEWEST = 0.03, 0.1, 200
 # Probabilities nearer to 0 and 1 are not told apart.
 CERTAIN = 1e-3
 SMOOTH_MM = 0.5
@@ -132,7 +139,8 @@ def label_new_lesions(
     lesions that have only brightened are no new lesions, and neither is fluid that shines at the
     later visit alone (`LEAST_TISSUE`). A network that sees the whole brain fills large lesions in
     part only: they grow, see `HALF`, where the network for lesions finds one at
-    the later visit and none at the earlier one.
+    the later visit and none at the earlier one. What is then still too small to be told from how
+    far the two visits differ elsewhere is left out (`LEAST_MM3`).
 
     Parameters
     ----------
@@ -168,7 +176,48 @@ def label_new_lesions(
         free, allowed, reach_mm = brain, brain, REACH_MM
     grown = _grow(labels, images['previous'], images['current'], allowed, reach_mm)
     grown |= ndimage.binary_fill_holes(grown) & free
-    return label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
+    labels = label_instances(grown, 1.0, minimum_mm3=spec.minimum_mm3)
+    numbers = np.arange(1, labels.max() + 1)
+    levels = np.asarray(ndimage.mean(images['previous'], labels, numbers))
+    least = least_volumes_mm3(levels, probability, images, brain, spec)
+    told = np.concatenate([[False], np.bincount(labels.ravel())[1:] >= least])[labels]
+    return label_instances(told, 1.0, minimum_mm3=spec.minimum_mm3)
+
+
+def least_volumes_mm3(
+    levels: Sequence[float] | np.ndarray,
+    probability: np.ndarray,
+    images: Mapping[str, np.ndarray],
+    brain: np.ndarray,
+    spec: ModelSpec,
+) -> np.ndarray:
+    """Return how large a new lesion must be to be told from how far the visits differ elsewhere.
+
+    Parameters
+    ----------
+    levels : sequence of float
+        Brightness of the earlier FLAIR where the lesion comes, white matter being 1.
+    probability, images, brain, spec
+        As for `label_new_lesions`.
+
+    Returns
+    -------
+    ndarray of float
+        One a level, mm3; `LEAST_MM3`. The model's own least where no other model confirms it.
+    """
+    least = np.full(len(levels), spec.minimum_mm3)
+    if spec.confirmed_by is None:
+        return least
+    unmarked = brain & (probability < UNMARKED)
+    order = np.argsort(images['previous'][unmarked])
+    earlier, later = (images[name][unmarked][order] for name in ('previous', 'current'))
+    for number, level in enumerate(levels):
+        start, middle, stop = np.searchsorted(earlier, level + AS_BRIGHT * np.array([-1, 0, 1]))
+        start, stop = min(start, max(0, middle - FEWEST // 2)), max(stop, middle + FEWEST // 2)
+        if (alike := later[start:stop]).size:
+            spread = stats.median_abs_deviation(alike, scale='normal')
+            least[number] = max(least[number], LEAST_MM3 * spread**2)
+    return least
 
 
 def _confirm(

@@ -141,6 +141,7 @@ class SegmentNewLesions(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
+        from msapp.inference.newlesions import least_volumes_mm3
         from msapp.lesions.instances import measure_new_lesions
 
         pair = _Pair(self.inputs)
@@ -149,6 +150,7 @@ class SegmentNewLesions(NodeInterface):
         grid: SpatialImage = pair.grid
         to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
         rows = measure_new_lesions(labels, grid.affine, to_mni, probability, pair.images)
+        (least,) = least_volumes_mm3([1.0], probability, pair.images, pair.brain, pair.spec)
         return {
             'mask': save(labels > 0, grid, folder / 'new.nii.gz'),
             'gone': save(gone > 0, grid, folder / 'gone.nii.gz'),
@@ -159,6 +161,7 @@ class SegmentNewLesions(NodeInterface):
                 **pair.model,
                 'detected_new_count': len(rows),
                 'detected_new_volume_ml': sum(row['volume_mm3'] for row in rows) / 1000,
+                'detected_new_least_mm3': round(float(least), 1),
             },
         }
 

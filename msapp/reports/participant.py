@@ -57,6 +57,7 @@ _FIRST = (
     'unconfirmed_lesion_volume_ml',
     'detected_new_count',
     'detected_new_volume_ml',
+    'detected_new_least_mm3',
     'detected_outside_count',
     'detected_outside_volume_ml',
     'candidate_count',

@@ -289,6 +289,12 @@ VISITS: dict[str, Column] = {
     'detected_new_volume_ml': column(
         'Total volume of these places.', 'mL', 'mask of new lesions, individual space'
     ),
+    'detected_new_least_mm3': column(
+        'Smallest place in white matter that could be among these: what is smaller is not told '
+        'from how far the two FLAIRs differ where nothing is marked.',
+        'mm^3',
+        'spread of the later FLAIR where the earlier one is as bright as white matter',
+    ),
 }
 
 _UNCERTAINTIES = {

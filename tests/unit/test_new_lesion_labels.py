@@ -13,6 +13,7 @@ from msapp.inference.newlesions import (
     LEAST_TISSUE,
     REACH_MM,
     label_new_lesions,
+    least_volumes_mm3,
 )
 from msapp.interfaces.base import save, save_matrix
 from msapp.interfaces.newlesions import SegmentNewLesions
@@ -194,3 +195,46 @@ def test_other_tissue_and_old_lesions_that_brighten_are_neither_new_nor_gone(tmp
     assert made['measures']['detected_new_count'] == 1
     used = [load_spec(name).identity for name in ('newlesions', 'lesions')]
     assert made['measures']['detected_new_model_sha256'] == '+'.join(used)
+
+
+# --- How well the visits compare ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('spread', 'found'), [(0.05, 1), (0.08, 1), (0.15, 0)])
+def test_a_small_place_counts_only_where_the_visits_compare_well(spread, found):
+    # 64 mm3; 5,000 times the squared spread are 12.5, 32 and 112 mm3.
+    marked, rng = cube(18), np.random.default_rng(1)
+    current = np.float32(1 + spread * rng.standard_normal(SHAPE) * ~marked + 0.5 * marked)
+    nothing = np.zeros(SHAPE, np.float32)
+    lesions = {'before': nothing, 'after': marked * np.float32(0.9)}
+    assert label(marked, current=current, **lesions).max() == found
+
+
+def test_the_least_volume_is_that_of_tissue_as_bright_before():
+    rng = np.random.default_rng(2)
+    grey = POINTS[0] > 0
+    previous = np.float32(1 + 0.3 * grey)
+    current = previous + np.float32(rng.standard_normal(SHAPE) * np.where(grey, 0.12, 0.06))
+    images = {'previous': previous, 'current': current}
+    given = np.zeros(SHAPE, np.float32), images, BRAIN
+    least = least_volumes_mm3([1.0, 1.3], *given, load_spec('newlesions'))
+    assert least == pytest.approx([5000 * 0.06**2, 5000 * 0.12**2], rel=0.05)
+
+
+def test_what_is_marked_does_not_widen_the_spread():
+    rng = np.random.default_rng(3)
+    flat = np.ones(SHAPE, np.float32)
+    current = flat + np.float32(0.05 * rng.standard_normal(SHAPE)) + 2 * (POINTS[0] > -10)
+    images = {'previous': flat, 'current': current}
+    (least,) = least_volumes_mm3(
+        [1.0], np.float32(POINTS[0] > -10), images, BRAIN, load_spec('newlesions')
+    )
+    assert least == pytest.approx(5000 * 0.05**2, rel=0.05)
+
+
+def test_a_network_that_nothing_confirms_has_its_own_least():
+    images = {'previous': np.ones(SHAPE), 'current': np.random.default_rng(4).random(SHAPE)}
+    spec = load_spec('newlesions').model_copy(update={'confirmed_by': None})
+    assert least_volumes_mm3([1.0], np.zeros(SHAPE), images, BRAIN, spec) == spec.minimum_mm3
+    empty = ~BRAIN
+    assert least_volumes_mm3([1.0], np.zeros(SHAPE), images, empty, load_spec('newlesions')) == 3
