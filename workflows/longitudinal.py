@@ -93,7 +93,13 @@ def init_candidates_wf(*, name: str, settings: Settings) -> pe.Workflow:
     outputnode = pe.Node(
         niu.IdentityInterface([*outputs, 'previous_to_current', 'mask_orig']), name='outputnode'
     )
-    register = make_node(Register(), 'affine_to_later', kind='Affine', seed=settings.random_seed)
+    register = make_node(
+        Register(),
+        'affine_to_later',
+        kind='Affine',
+        seed=settings.random_seed,
+        sloppy=settings.sloppy,
+    )
     find = make_node(FindCandidates(), 'find_candidates', mem_gb=LARGE_GB)
     workflow.connect(
         [

@@ -53,7 +53,13 @@ def init_midpoint_wf(*, visits: tuple[Visit, ...], settings: Settings) -> pe.Wor
         niu.IdentityInterface(['to_mni', *(f'to_individual{n}' for n in numbers)]),
         name='outputnode',
     )
-    midpoint = make_node(FindMidpoint(), 'midpoint', mem_gb=LARGE_GB, seed=settings.random_seed)
+    midpoint = make_node(
+        FindMidpoint(),
+        'midpoint',
+        mem_gb=LARGE_GB,
+        seed=settings.random_seed,
+        sloppy=settings.sloppy,
+    )
     place = str(settings.work_path)
     for name, field in fields.items():
         merge = make_node(Merge(count), f'merge_{name}', work_dir=place)

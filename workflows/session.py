@@ -124,7 +124,12 @@ def init_visit_fit_wf(
     for field in BRAIN_FIELDS:
         workflow.connect(brain, field, outputnode, field)
     for contrast in others:
-        register = make_node(imaging.Register(), f'register_{contrast}', seed=settings.random_seed)
+        register = make_node(
+            imaging.Register(),
+            f'register_{contrast}',
+            seed=settings.random_seed,
+            sloppy=settings.sloppy,
+        )
         workflow.connect(corrected[visit.reference], 'out_file', register, 'fixed')
         workflow.connect(corrected[contrast], 'out_file', register, 'moving')
         workflow.connect(brain, 'brain', register, 'fixed_brain')

@@ -174,7 +174,9 @@ def _add_processing_flags(group: argparse._ArgumentGroup) -> None:
         '--random-seed', type=int, metavar='N', help='seed of all sampling; default: 0'
     )
     group.add_argument(
-        '--sloppy', action='store_true', help='few iterations, to test a set-up; never for results'
+        '--sloppy',
+        action='store_true',
+        help='few iterations and coarse registrations, to test a set-up; never for results',
     )
 
 

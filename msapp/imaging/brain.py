@@ -135,8 +135,10 @@ def is_skull_stripped(image: nib.spatialimages.SpatialImage, brain_ml: float | N
 def _affine_from_template(
     template: Template,
     head: nib.spatialimages.SpatialImage,
-    seed: int,
     brain: nib.spatialimages.SpatialImage | None = None,
+    *,
+    voxel_mm: float,
+    seed: int,
 ) -> np.ndarray:
     """Find the affine map from MNI into a head, trying other starts while it looks wrong.
 
@@ -157,7 +159,7 @@ def _affine_from_template(
                 kind=kind,
                 mask=template.around_brain,
                 initial=from_mni,
-                voxel_mm=TEMPLATE_VOXEL_MM,
+                voxel_mm=voxel_mm,
                 iterations=iterations,
                 seed=seed,
             )
@@ -178,6 +180,7 @@ def extract_brain(
     *,
     given_mask: nib.spatialimages.SpatialImage | None = None,
     warp_iterations: tuple[int, ...] = registration.WARP_ITERATIONS,
+    voxel_mm: float = TEMPLATE_VOXEL_MM,
     seed: int = 0,
 ) -> BrainExtraction:
     """Find the brain in a head of any contrast with the MNI template.
@@ -190,6 +193,8 @@ def extract_brain(
         A brain mask of the same head to use in place of the template's.
     warp_iterations : tuple of int
         Iterations of the deformable step, from coarse to fine.
+    voxel_mm : float
+        Resolution of the affine step, mm.
     seed : int
         Seed of the registration's sampling.
 
@@ -206,10 +211,12 @@ def extract_brain(
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
     given = _given_on(given_mask, head)
     if given is None:
-        from_mni = _affine_from_template(template, image, seed)
+        from_mni = _affine_from_template(template, image, voxel_mm=voxel_mm, seed=seed)
     else:
         shown = geometry.like(np.asanyarray(head.dataobj) * given, head)
-        from_mni = _affine_from_template(template, shown, seed, geometry.like(given, head))
+        from_mni = _affine_from_template(
+            template, shown, geometry.like(given, head), voxel_mm=voxel_mm, seed=seed
+        )
     to_mni = np.linalg.inv(from_mni)
     brain, white, grey = registration.warp_to_fixed(
         head,
@@ -238,6 +245,7 @@ def brain_from_zones(
     zones: nib.Nifti1Image,
     *,
     given_mask: nib.spatialimages.SpatialImage | None = None,
+    voxel_mm: float = TEMPLATE_VOXEL_MM,
     seed: int = 0,
 ) -> BrainExtraction:
     """Read the brain from the zones of a network, and find the affine map from MNI.
@@ -251,7 +259,7 @@ def brain_from_zones(
         As for `extract_brain`.
     zones : nibabel.Nifti1Image, (I, J, K, 8)
         Probability of each of `msapp.imaging.tissue.ZONES`, in the world of the image.
-    given_mask, seed
+    given_mask, voxel_mm, seed
         As for `extract_brain`.
 
     Returns
@@ -276,7 +284,11 @@ def brain_from_zones(
     head = registration.coarse(image, TEMPLATE_VOXEL_MM)
     shown = np.asanyarray(head.dataobj) * geometry.resample(geometry.like(brain, grid), head)
     from_mni = _affine_from_template(
-        template, geometry.like(shown, head), seed, geometry.like(brain, grid)
+        template,
+        geometry.like(shown, head),
+        geometry.like(brain, grid),
+        voxel_mm=voxel_mm,
+        seed=seed,
     )
     white, grey = (
         geometry.resample(tissue, grid, np.linalg.inv(from_mni)) * brain

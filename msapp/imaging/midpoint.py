@@ -57,6 +57,7 @@ def find_midpoint(
     brains: Sequence[nib.spatialimages.SpatialImage],
     from_mni: Sequence[np.ndarray],
     *,
+    voxel_mm: float = PAIR_VOXEL_MM,
     seed: int = 0,
 ) -> Midpoint:
     """Find the unbiased midpoint space of any number of visits.
@@ -73,6 +74,8 @@ def find_midpoint(
         Brain probability of each visit, in its world.
     from_mni : sequence of (4, 4) ndarray
         World of MNI to world of each visit, affine.
+    voxel_mm : float
+        Resolution at which the images are compared, mm.
     seed : int
 
     Returns
@@ -92,14 +95,14 @@ def find_midpoint(
                 image,
                 mask=brains[0],
                 initial=start,
-                voxel_mm=PAIR_VOXEL_MM,
+                voxel_mm=voxel_mm,
                 seed=seed,
             )
         )
     to_visit = _align_with_mni(from_first, from_mni)
     if len(images) > 1:
         for _ in range(PASSES):
-            to_visit = _register_to_mean(images, brains, to_visit, seed)
+            to_visit = _register_to_mean(images, brains, to_visit, voxel_mm, seed)
     return Midpoint(tuple(to_visit), _mean_affine(to_visit, from_mni))
 
 
@@ -123,10 +126,11 @@ def _register_to_mean(
     images: Sequence[nib.spatialimages.SpatialImage],
     brains: Sequence[nib.spatialimages.SpatialImage],
     to_visit: Sequence[np.ndarray],
+    voxel_mm: float,
     seed: int,
 ) -> list[np.ndarray]:
     """Register every visit to the mean image at the midpoint, and take the midpoint anew."""
-    grid = geometry.isotropic_grid(geometry.individual_grid(), PAIR_VOXEL_MM)
+    grid = geometry.isotropic_grid(geometry.individual_grid(), voxel_mm)
     total = np.zeros(grid.shape, np.float32)
     inside = np.ones(grid.shape, bool)
     for image, brain, matrix in zip(images, brains, to_visit, strict=True):
@@ -141,7 +145,7 @@ def _register_to_mean(
             image,
             mask=mask_image,
             initial=matrix,
-            voxel_mm=PAIR_VOXEL_MM,
+            voxel_mm=voxel_mm,
             iterations=(20, 100, 50),
             seed=seed,
         )

@@ -21,9 +21,10 @@ from msapp.interfaces.base import (
     save_matrix,
 )
 
-# Iterations that suffice to test a graph (--sloppy).
+# Iterations, and voxels of linear registration, that suffice to test a graph (--sloppy).
 SLOPPY_BIAS_ITERATIONS = (5,)
 SLOPPY_WARP_ITERATIONS = (10, 0, 0)
+SLOPPY_VOXEL_MM = 3.0
 
 
 class _OneImageInput(InterfaceInputSpec):
@@ -33,6 +34,11 @@ class _OneImageInput(InterfaceInputSpec):
 
 class _OneImageOutput(TraitedSpec):
     out_file = File(exists=True)
+
+
+def _resolution(sloppy: bool) -> dict[str, Any]:
+    """Return at what voxels images are compared, where it is not that of a registration."""
+    return {'voxel_mm': SLOPPY_VOXEL_MM} if sloppy else {}
 
 
 class ConformImage(NodeInterface):
@@ -123,13 +129,14 @@ class ExtractBrain(NodeInterface):
             given = load(self.inputs.given_mask)
         elif self.inputs.method == 'bet':
             given = bet.bet_mask(image)
-        seed = self.inputs.seed
+        options: dict[str, Any] = {'given_mask': given, 'seed': self.inputs.seed}
+        options |= _resolution(self.inputs.sloppy)
         if self.inputs.method == 'network':
-            zones = load(self.inputs.zones)
-            found = brain.brain_from_zones(image, zones, given_mask=given, seed=seed)
+            found = brain.brain_from_zones(image, load(self.inputs.zones), **options)
         else:
-            options = {'warp_iterations': SLOPPY_WARP_ITERATIONS} if self.inputs.sloppy else {}
-            found = brain.extract_brain(image, given_mask=given, seed=seed, **options)
+            if self.inputs.sloppy:
+                options['warp_iterations'] = SLOPPY_WARP_ITERATIONS
+            found = brain.extract_brain(image, **options)
         used = 'already skull-stripped' if found.was_stripped else self.inputs.method
         used = 'given mask' if self.inputs.given_mask else used
         metadata = {'Method': used}
@@ -155,6 +162,7 @@ class _RegisterInput(InterfaceInputSpec):
     initial_fixed = File(exists=True, desc='individual to fixed')
     initial_moving = File(exists=True, desc='individual to moving')
     seed = traits.Int(0, usedefault=True)
+    sloppy = traits.Bool(False, usedefault=True)
 
 
 class _RegisterOutput(TraitedSpec):
@@ -190,6 +198,7 @@ class Register(NodeInterface):
             mask=brain,
             initial=initial,
             seed=self.inputs.seed,
+            **_resolution(self.inputs.sloppy),
         )
         return {'transform': save_matrix(found, folder / 'moving_to_fixed.txt')}
 
@@ -199,6 +208,7 @@ class _MidpointInput(InterfaceInputSpec):
     brains = InputMultiObject(File(exists=True), mandatory=True)
     from_mni = InputMultiObject(File(exists=True), mandatory=True)
     seed = traits.Int(0, usedefault=True)
+    sloppy = traits.Bool(False, usedefault=True)
 
 
 class _MidpointOutput(TraitedSpec):
@@ -220,6 +230,7 @@ class FindMidpoint(NodeInterface):
             [load(path) for path in self.inputs.brains],
             [matrix(path) for path in self.inputs.from_mni],
             seed=self.inputs.seed,
+            **_resolution(self.inputs.sloppy),
         )
         return {
             'to_individual': [
