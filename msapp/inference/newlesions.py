@@ -33,17 +33,18 @@ REACH_MM = 6.0
 CONFIRMED_REACH_MM = 12.0
 LEAST_BRIGHTNESS = 1.15
 LEAST_GROWING_MM3 = 50.0
-# A place is no new lesion where none is likely at the later visit, or where the odds that it is new
-# are not at least so many times those that it was one before. Set on drawn pairs of the training's
-# label maps, where nothing changed.
+# A place is no new lesion where the mean probability of one at the later visit is below the first,
+# or where the odds that it is new are not at least so many times those that it was one before. Set
+# on drawn pairs of the training's label maps.
 LIKELY = 0.5
 LEAST_ODDS_RATIO = 30.0
-# Nor is one what was fluid before, white matter being 1: fluid that begins to shine flows.
-LEAST_TISSUE = 0.6
+# Nor is one what was fluid before, wholly or in part, white matter being 1: fluid that begins to
+# shine flows.
+LEAST_TISSUE = 0.8
 # Nor what is too small for two visits that do not compare well: smaller, mm3, than so many times
-# the squared spread (standard deviation, white matter being 1) of the later FLAIR where the earlier
-# one is as bright and nothing is marked. 13 mm3 at a spread of 0.05, 50 at 0.1. Set on drawn pairs
-# of the training's label maps.
+# the squared spread (standard deviation, white matter being 1) of either FLAIR where the other is
+# as bright as there and nothing is marked. 13 mm3 at a spread of 0.05, 50 at 0.1. These two were
+# set on drawn pairs of the training's label maps.
 LEAST_MM3 = 5000.0
 # What is as bright, and what is not marked; of fewer voxels than the last, the nearest so many.
 AS_BRIGHT, UNMARKED, FEWEST = 0.03, 0.1, 200
@@ -209,15 +210,24 @@ def least_volumes_mm3(
     if spec.confirmed_by is None:
         return least
     unmarked = brain & (probability < UNMARKED)
-    order = np.argsort(images['previous'][unmarked])
-    earlier, later = (images[name][unmarked][order] for name in ('previous', 'current'))
+    if not unmarked.any():
+        return least
+    earlier, later = (images[name][unmarked] for name in ('previous', 'current'))
+    by_earlier, by_later = np.argsort(earlier), np.argsort(later)
     for number, level in enumerate(levels):
-        start, middle, stop = np.searchsorted(earlier, level + AS_BRIGHT * np.array([-1, 0, 1]))
-        start, stop = min(start, max(0, middle - FEWEST // 2)), max(stop, middle + FEWEST // 2)
-        if (alike := later[start:stop]).size:
-            spread = stats.median_abs_deviation(alike, scale='normal')
-            least[number] = max(least[number], LEAST_MM3 * spread**2)
+        there = later[_as_bright(earlier, by_earlier, level)]
+        back = earlier[_as_bright(later, by_later, float(np.median(there)))]
+        spread = max(stats.median_abs_deviation(side, scale='normal') for side in (there, back))
+        least[number] = max(least[number], LEAST_MM3 * spread**2)
     return least
+
+
+def _as_bright(values: np.ndarray, order: np.ndarray, level: float) -> np.ndarray:
+    """Return the indices of values as bright as a level; ``order`` sorts them."""
+    limits = level + AS_BRIGHT * np.array([-1, 0, 1])
+    start, middle, stop = np.searchsorted(values, limits, sorter=order)
+    start, stop = min(start, max(0, middle - FEWEST // 2)), max(stop, middle + FEWEST // 2)
+    return order[start:stop]
 
 
 def _confirm(
@@ -229,17 +239,17 @@ def _confirm(
 ) -> np.ndarray:
     """Leave out the instances that are no lesion now, or were one or fluid before."""
     numbers = np.arange(1, labels.max() + 1)
-    likely = np.asarray(ndimage.maximum(after, labels, numbers)) >= LIKELY
-    new, old = (
-        _log_odds(ndimage.mean(values, labels, numbers)) for values in (probability, before)
+    new, old, now, brightness = (
+        np.asarray(ndimage.mean(values, labels, numbers))
+        for values in (probability, before, after, previous)
     )
-    tissue = np.asarray(ndimage.mean(previous, labels, numbers)) >= LEAST_TISSUE
-    kept = likely & tissue & (new - old >= np.log(LEAST_ODDS_RATIO))
+    kept = (now >= LIKELY) & (brightness >= LEAST_TISSUE)
+    kept &= _log_odds(new) - _log_odds(old) >= np.log(LEAST_ODDS_RATIO)
     confirmed: np.ndarray = np.concatenate([[False], kept])[labels]
     return confirmed
 
 
-def _log_odds(probability: Sequence[float]) -> np.ndarray:
+def _log_odds(probability: np.ndarray) -> np.ndarray:
     """Return the logarithm of the odds of mean probabilities."""
     values: np.ndarray = special.logit(np.clip(probability, CERTAIN, 1 - CERTAIN))
     return values

@@ -293,7 +293,7 @@ VISITS: dict[str, Column] = {
         'Smallest place in white matter that could be among these: what is smaller is not told '
         'from how far the two FLAIRs differ where nothing is marked.',
         'mm^3',
-        'spread of the later FLAIR where the earlier one is as bright as white matter',
+        'spread of either FLAIR where the other is as bright as white matter',
     ),
 }
 

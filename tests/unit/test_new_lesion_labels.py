@@ -113,8 +113,7 @@ def test_the_hybrid_method_stays_as_published():
 )
 def test_a_place_is_new_where_a_lesion_is_likely_now_and_was_not_before(old, seen, kept):
     marked = cube(0) | cube(10)
-    before, after = old * cube(0) + cube(20), cube(10) + cube(20) * 1.0
-    after.flat[np.flatnonzero(cube(0))[:1]] = seen
+    before, after = old * cube(0) + cube(20), seen * cube(0) + cube(10) + cube(20)
     found = label(marked, before=before, after=after) > 0
     assert (found == (marked if kept else cube(10))).all()
 
@@ -200,14 +199,17 @@ def test_other_tissue_and_old_lesions_that_brighten_are_neither_new_nor_gone(tmp
 # --- How well the visits compare ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize('noisy', ['previous', 'current'])
 @pytest.mark.parametrize(('spread', 'found'), [(0.05, 1), (0.08, 1), (0.15, 0)])
-def test_a_small_place_counts_only_where_the_visits_compare_well(spread, found):
+def test_a_small_place_counts_only_where_the_visits_compare_well(noisy, spread, found):
     # 64 mm3; 5,000 times the squared spread are 12.5, 32 and 112 mm3.
     marked, rng = cube(18), np.random.default_rng(1)
-    current = np.float32(1 + spread * rng.standard_normal(SHAPE) * ~marked + 0.5 * marked)
+    images = {'previous': np.ones(SHAPE), 'current': 1 + 0.5 * marked}
+    images[noisy] = images[noisy] + spread * rng.standard_normal(SHAPE) * ~marked
+    images = {name: image.astype(np.float32) for name, image in images.items()}
     nothing = np.zeros(SHAPE, np.float32)
     lesions = {'before': nothing, 'after': marked * np.float32(0.9)}
-    assert label(marked, current=current, **lesions).max() == found
+    assert label(marked, **images, **lesions).max() == found
 
 
 def test_the_least_volume_is_that_of_tissue_as_bright_before():
