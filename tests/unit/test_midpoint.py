@@ -83,11 +83,8 @@ def visits(template):
 
 @pytest.fixture(scope='module')
 def both_orders(visits):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(midpoint, 'PAIR_VOXEL_MM', 4.0)
-        forward = midpoint.find_midpoint(*visits)
-        backward = midpoint.find_midpoint(*(part[::-1] for part in visits))
-    return forward, backward
+    orders = visits, [part[::-1] for part in visits]
+    return tuple(midpoint.find_midpoint(*order, voxel_mm=4.0) for order in orders)
 
 
 @pytest.fixture(scope='module')
