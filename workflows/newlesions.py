@@ -27,11 +27,12 @@ mm3.{synthetic}{confirmed}{grown}
 With the visits exchanged the lesions that are gone were found in the same way. """
 CONFIRMED_METHODS = f"""\
  A region counts where the network '{{name}}' {{version}}{{synthetic}}, from FLAIR alone, finds
-lesion at the later visit (a mean probability of at least {growth.LIKELY:g}), where the odds that it
+lesion at the later visit (a probability of at least {growth.LIKELY:g}), where the odds that it
 is new are at least {growth.LEAST_ODDS_RATIO:g} times those that it was one at the earlier visit,
 where the earlier FLAIR is at least {growth.LEAST_TISSUE:g} times as bright as white matter (fluid
-that shines is left out), and where it has, once grown, at least {growth.LEAST_MM3:g} mm3 times the
-variance (robust, white matter being 1) of either FLAIR where the other is as bright as there."""
+that shines is left out), and where that lesion holds, once the region has grown, at least
+{growth.LEAST_MM3:g} mm3 of it times the variance (robust, white matter being 1) of either FLAIR
+where the other is as bright as there."""
 SYNTHETIC_TOO = ' (trained on synthetic images alone)'
 GROWN_METHODS = f"""\
  Those of at least {growth.LEAST_GROWING_MM3:g} mm3 grow by up to {{reach:g}} mm{{within}}, to where

@@ -33,18 +33,18 @@ REACH_MM = 6.0
 CONFIRMED_REACH_MM = 12.0
 LEAST_BRIGHTNESS = 1.15
 LEAST_GROWING_MM3 = 50.0
-# A place is no new lesion where the mean probability of one at the later visit is below the first,
-# or where the odds that it is new are not at least so many times those that it was one before. Set
-# on drawn pairs of the training's label maps.
+# A place is no new lesion where none is likely at the later visit, or where the odds that it is new
+# are not at least so many times those that it was one before. Set on drawn pairs of the training's
+# label maps, where nothing changed.
 LIKELY = 0.5
 LEAST_ODDS_RATIO = 30.0
 # Nor is one what was fluid before, wholly or in part, white matter being 1: fluid that begins to
 # shine flows.
 LEAST_TISSUE = 0.8
-# Nor what is too small for two visits that do not compare well: smaller, mm3, than so many times
-# the squared spread (standard deviation, white matter being 1) of either FLAIR where the other is
-# as bright as there and nothing is marked. 13 mm3 at a spread of 0.05, 50 at 0.1. These two were
-# set on drawn pairs of the training's label maps.
+# Nor what is too small for two visits that do not compare well: less of it is likely to be lesion,
+# mm3, than so many times the squared spread (standard deviation, white matter being 1) of either
+# FLAIR where the other is as bright as there and nothing is marked. 13 mm3 at a spread of 0.05, 50
+# at 0.1. These two were set on drawn pairs of the training's label maps.
 LEAST_MM3 = 5000.0
 # What is as bright, and what is not marked; of fewer voxels than the last, the nearest so many.
 AS_BRIGHT, UNMARKED, FEWEST = 0.03, 0.1, 200
@@ -140,8 +140,8 @@ def label_new_lesions(
     lesions that have only brightened are no new lesions, and neither is fluid that shines at the
     later visit alone (`LEAST_TISSUE`). A network that sees the whole brain fills large lesions in
     part only: they grow, see `HALF`, where the network for lesions finds one at
-    the later visit and none at the earlier one. What is then still too small to be told from how
-    far the two visits differ elsewhere is left out (`LEAST_MM3`).
+    the later visit and none at the earlier one. Where what is likely to be lesion then is still too
+    small to be told from how far the two visits differ elsewhere it is left out (`LEAST_MM3`).
 
     Parameters
     ----------
@@ -181,7 +181,9 @@ def label_new_lesions(
     numbers = np.arange(1, labels.max() + 1)
     levels = np.asarray(ndimage.mean(images['previous'], labels, numbers))
     least = least_volumes_mm3(levels, probability, images, brain, spec)
-    told = np.concatenate([[False], np.bincount(labels.ravel())[1:] >= least])[labels]
+    counted = labels if after is None or spec.confirmed_by is None else labels[after >= LIKELY]
+    volumes_mm3 = np.bincount(counted.ravel(), minlength=labels.max() + 1)[1:]
+    told = np.concatenate([[False], volumes_mm3 >= least])[labels]
     return label_instances(told, 1.0, minimum_mm3=spec.minimum_mm3)
 
 
@@ -239,11 +241,12 @@ def _confirm(
 ) -> np.ndarray:
     """Leave out the instances that are no lesion now, or were one or fluid before."""
     numbers = np.arange(1, labels.max() + 1)
-    new, old, now, brightness = (
+    likely = np.asarray(ndimage.maximum(after, labels, numbers)) >= LIKELY
+    new, old, brightness = (
         np.asarray(ndimage.mean(values, labels, numbers))
-        for values in (probability, before, after, previous)
+        for values in (probability, before, previous)
     )
-    kept = (now >= LIKELY) & (brightness >= LEAST_TISSUE)
+    kept = likely & (brightness >= LEAST_TISSUE)
     kept &= _log_odds(new) - _log_odds(old) >= np.log(LEAST_ODDS_RATIO)
     confirmed: np.ndarray = np.concatenate([[False], kept])[labels]
     return confirmed

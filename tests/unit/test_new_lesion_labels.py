@@ -113,7 +113,8 @@ def test_the_hybrid_method_stays_as_published():
 )
 def test_a_place_is_new_where_a_lesion_is_likely_now_and_was_not_before(old, seen, kept):
     marked = cube(0) | cube(10)
-    before, after = old * cube(0) + cube(20), seen * cube(0) + cube(10) + cube(20)
+    before, after = old * cube(0) + cube(20), cube(10) + cube(20) * 1.0
+    after[cube(0)] = np.where(np.arange(64) < 3, seen, 0)
     found = label(marked, before=before, after=after) > 0
     assert (found == (marked if kept else cube(10))).all()
 
@@ -210,6 +211,17 @@ def test_a_small_place_counts_only_where_the_visits_compare_well(noisy, spread, 
     nothing = np.zeros(SHAPE, np.float32)
     lesions = {'before': nothing, 'after': marked * np.float32(0.9)}
     assert label(marked, **images, **lesions).max() == found
+
+
+@pytest.mark.parametrize(('confirmed', 'found'), [(48, 1), (16, 0)])
+def test_only_what_is_likely_to_be_lesion_counts_for_the_least_volume(confirmed, found):
+    # 5,000 times the squared spread are 32 mm3.
+    marked, rng = cube(18), np.random.default_rng(1)
+    current = np.float32(1 + 0.08 * rng.standard_normal(SHAPE) * ~marked + 0.5 * marked)
+    after = np.zeros(SHAPE, np.float32)
+    after[marked] = np.where(np.arange(64) < confirmed, 0.9, 0.1)
+    nothing = np.zeros(SHAPE, np.float32)
+    assert label(marked, current=current, before=nothing, after=after).max() == found
 
 
 def test_the_least_volume_is_that_of_tissue_as_bright_before():
