@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from msapp.errors import InputError, MissingDependencyError, UsageError
 from msapp.files import write_atomic
-from msapp.models.spec import HYBRID, ModelSpec
+from msapp.models.spec import HYBRID, ModelSpec, problems_of
 from msapp.networks import build_network
 from msapp.provenance import sha256_file
 
@@ -29,6 +29,7 @@ __all__ = [
     'HYBRID',
     'ModelSpec',
     'check_weights',
+    'check_window',
     'confirming_model',
     'find_model_for',
     'find_models',
@@ -183,6 +184,21 @@ def check_weights(spec: ModelSpec) -> None:
         )
 
 
+def check_window(spec: ModelSpec, network: nn.Module) -> None:
+    """Make sure that a network can halve the window of its description as often as it does.
+
+    Raises
+    ------
+    UsageError
+    """
+    divisor: int = getattr(network, 'divisor', 1)
+    if any(side % divisor for side in spec.window):
+        raise UsageError(
+            f'model {spec.name}: window: all sides must be multiples of {divisor}, got '
+            f'{list(spec.window)}. Correct {SPEC_FILE}, or the recipe.'
+        )
+
+
 def load_network(spec: ModelSpec) -> nn.Module:
     """Build a model's network and give it its weights, as float32 on the CPU, in ``eval`` mode.
 
@@ -190,12 +206,15 @@ def load_network(spec: ModelSpec) -> nn.Module:
     ------
     MissingDependencyError
         If the weights are missing or not the published ones, or do not fit the architecture.
+    UsageError
+        If the window does not.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     check_weights(spec)
     network = build_network(spec.architecture.name, spec.architecture.arguments)
+    check_window(spec, network)
     try:
         weights = load_file(spec.weights)
         network.load_state_dict({name: _widen(tensor) for name, tensor in weights.items()})
@@ -319,11 +338,7 @@ def _read_spec(folder: Path) -> ModelSpec:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise MissingDependencyError(f'{path}: not a valid TOML file: {error}.') from error
     except ValidationError as error:
-        problems = '; '.join(
-            f'{".".join(str(part) for part in item["loc"]) or "model"}: {item["msg"]}'
-            for item in error.errors()
-        )
-        raise MissingDependencyError(f'{path}: {problems}. Correct the file.') from error
+        raise MissingDependencyError(f'{path}: {problems_of(error)}. Correct the file.') from error
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 WEIGHTS_FILE = 'weights.safetensors'
 # The architecture that sees patches about candidates; others see the whole brain.
@@ -21,6 +21,13 @@ MIN_WINDOW = 16
 NAME = r'^[A-Za-z0-9][A-Za-z0-9._-]*$'
 # Of a SHA-256, in tables.
 IDENTITY_DIGITS = 12
+
+
+def problems_of(error: ValidationError) -> str:
+    """Return what is wrong with the values of a file, each named by its place."""
+    return '; '.join(
+        f'{".".join(map(str, item["loc"])) or "model"}: {item["msg"]}' for item in error.errors()
+    )
 
 
 class _Frozen(BaseModel):
@@ -235,9 +242,11 @@ class ModelSpec(_Frozen):
         if not self.threshold and not self.classes:
             raise ValueError('threshold or classes must be given')
         outputs = self.architecture.arguments.get('out_channels')
-        if self.classes and outputs is not None and outputs != len(self.classes):
+        # Without classes the one output is the lesion.
+        if outputs not in (None, len(self.classes) or 1):
             raise ValueError(
-                f'out_channels is {outputs}, but there are {len(self.classes)} classes'
+                f'out_channels is {outputs}, but there are {len(self.classes)} classes; a network '
+                'for lesions has one output and no classes'
             )
         if min(self.window) < MIN_WINDOW:
             raise ValueError(f'window: no side may be under {MIN_WINDOW} voxels')

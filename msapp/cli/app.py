@@ -7,16 +7,21 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
-import traceback
 import uuid
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msapp.cli.console import complain, ensure_user, explain, open_missing_streams, say
+from msapp.cli.console import (
+    complain,
+    ensure_user,
+    explain,
+    open_missing_streams,
+    report_bug,
+    say,
+)
 from msapp.cli.outcomes import (
     exit_code,
     left_out,
@@ -28,7 +33,6 @@ from msapp.cli.parser import parse
 from msapp.errors import (
     EXIT_DONE,
     InputError,
-    InternalError,
     InterruptedRunError,
     LockedError,
     MissingDependencyError,
@@ -47,7 +51,6 @@ if TYPE_CHECKING:
 
 # The default share of memory that steps may plan with.
 MEMORY_SHARE = 0.9
-BUG = 'This is a bug in msapp; please report it.'
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(f'msapp: error: {known}\n')
         return known.exit_code
     except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
-        name, trace = type(error).__name__, _keep(traceback.format_exc())
-        complain(f'msapp: internal error: {name}: {error}. {BUG} Traceback: {trace}\n')
-        return InternalError.exit_code
+        return report_bug('msapp', error)
 
 
 @contextlib.contextmanager
@@ -92,16 +93,6 @@ def _terminated_like_interrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _keep(trace: str) -> str:
-    """Write a traceback to a file and return its name; where there is no room, the traceback."""
-    try:
-        path = Path(tempfile.mkstemp(prefix='msapp-', suffix='.txt')[1])
-        path.write_text(trace, encoding='utf-8')
-    except OSError:
-        return trace
-    return str(path)
 
 
 def run(values: dict[str, object], verbosity: int, command: Sequence[str]) -> int:

@@ -5,15 +5,19 @@ Standard streams may be closed, or have nobody who reads them; a user may have n
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 from typing import TextIO
 
 from msapp.errors import InternalError, MsappError
 from msapp.files import storage_error
 
+BUG = 'This is a bug in msapp; please report it.'
 # Of a user who has none.
 USER = 'msapp'
 
@@ -77,3 +81,16 @@ def _write(stream: TextIO, text: str) -> None:
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())
         os.close(null)
+
+
+def report_bug(program: str, error: Exception) -> int:
+    """Tell of a failure that nothing foresaw, keep its traceback, and return the exit code."""
+    trace = traceback.format_exc()
+    # Where there is no room for a file it is told at length.
+    with contextlib.suppress(OSError):
+        path = Path(tempfile.mkstemp(prefix=f'{program}-', suffix='.txt')[1])
+        path.write_text(trace, encoding='utf-8')
+        trace = str(path)
+    name = type(error).__name__
+    complain(f'{program}: internal error: {name}: {error}. {BUG} Traceback: {trace}\n')
+    return InternalError.exit_code

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 import itertools
 import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msapp import __version__
-from msapp.cli.console import explain
+from msapp.cli.console import complain, explain, report_bug, say
 from msapp.errors import (
     EXIT_DONE,
     EXIT_SOME_FAILED,
     InputError,
-    InternalError,
     InterruptedRunError,
     MsappError,
     StorageError,
@@ -175,24 +172,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(args)
         return evaluate(args)
     except MsappError as error:
-        sys.stderr.write(f'{PROGRAM}: error: {error}\n')
+        complain(f'{PROGRAM}: error: {error}\n')
         return error.exit_code
     except OSError as error:
         known = explain(error)
-        sys.stderr.write(f'{PROGRAM}: error: {known}\n')
+        complain(f'{PROGRAM}: error: {known}\n')
         return known.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(f'{PROGRAM}: interrupted, no table was written.\n')
+        complain(f'{PROGRAM}: interrupted, no table was written.\n')
         return InterruptedRunError.exit_code
     except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
-        trace = Path(tempfile.mkstemp(prefix=f'{PROGRAM}-', suffix='.txt')[1])
-        trace.write_text(traceback.format_exc(), encoding='utf-8')
-        name = type(error).__name__
-        sys.stderr.write(
-            f'{PROGRAM}: internal error: {name}: {error}. This is a bug in msapp; please report '
-            f'it. Traceback: {trace}\n'
-        )
-        return InternalError.exit_code
+        return report_bug(PROGRAM, error)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -224,7 +214,7 @@ def evaluate(args: argparse.Namespace) -> int:
     several = len(args.threshold or ()) > 1
     study = (sweep if several else score)(args, matches)
     for name, problem in study.failures.items():
-        sys.stderr.write(f'{PROGRAM}: {name} could not be scored: {problem}\n')
+        complain(f'{PROGRAM}: {name} could not be scored: {problem}\n')
     return EXIT_SOME_FAILED if study.failures or matches.only_truth else EXIT_DONE
 
 
@@ -245,13 +235,12 @@ def run_study(matches: Matches, work: Callable[..., Study]) -> Study:
 
     def on_case(name: str) -> None:
         done.append(name)
-        sys.stderr.write(f'\r\033[K{PROGRAM}: {len(done)}/{total} {name}')
-        sys.stderr.flush()
+        complain(f'\r\033[K{PROGRAM}: {len(done)}/{total} {name}')
 
     live = total > 1 and sys.stderr.isatty()
     study = work(on_case=on_case if live else None)
     if live:
-        sys.stderr.write('\r\033[K')
+        complain('\r\033[K')
     for warning in study.warnings:
         warn(warning)
     if not len(study.table):
@@ -261,7 +250,7 @@ def run_study(matches: Matches, work: Callable[..., Study]) -> Study:
 
 def warn(text: str) -> None:
     """Write a warning to the terminal."""
-    sys.stderr.write(f'{PROGRAM}: warning: {text}\n')
+    complain(f'{PROGRAM}: warning: {text}\n')
 
 
 def score(args: argparse.Namespace, matches: Matches) -> Study:
@@ -306,8 +295,8 @@ def sweep(args: argparse.Namespace, matches: Matches) -> Study:
     means = summarize_sweep(study.table)
     show(means)
     for name, (threshold, value) in best_thresholds(means).items():
-        sys.stdout.write(f'best mean {name}: {value:.3f} at threshold {threshold:g}\n')
-    sys.stdout.write('Chosen on these cases, so too good to be expected of others.\n')
+        say(f'best mean {name}: {value:.3f} at threshold {threshold:g}\n')
+    say('Chosen on these cases, so too good to be expected of others.\n')
     write(args.output, {'': (study.table, SWEEP), '_summary': (means, SWEEP_SUMMARY)})
     return study
 
@@ -315,7 +304,7 @@ def sweep(args: argparse.Namespace, matches: Matches) -> Study:
 def show(table: Any) -> None:
     """Print a table, numbers to three decimals or whole."""
     text = table.to_string(index=False, na_rep='n/a', float_format=lambda value: f'{value:.3f}')
-    sys.stdout.write(text + '\n\n')
+    say(text + '\n\n')
 
 
 def show_one(table: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
@@ -326,8 +315,8 @@ def show_one(table: Any, columns: Mapping[str, Mapping[str, str]]) -> None:
     width = max(map(len, row))
     for name, value in row.items():
         units = columns[name].get('Units', '').replace('arbitrary', '')
-        sys.stdout.write(f'{name:<{width}}  {format_cell(value):>9}  {units}'.rstrip() + '\n')
-    sys.stdout.write('\n')
+        say(f'{name:<{width}}  {format_cell(value):>9}  {units}'.rstrip() + '\n')
+    say('\n')
 
 
 def show_notes(study: Study, chosen: Sequence[str]) -> None:
@@ -339,14 +328,14 @@ def show_notes(study: Study, chosen: Sequence[str]) -> None:
     empty = table[table['reference_ml'] == 0]
     if len(empty) and 'anima_false_count' in table:
         wrong = int((empty['anima_false_count'] > 0).sum())
-        sys.stdout.write(
+        say(
             f'{len(empty)} of {len(table)} cases have no true lesion; false lesions in {wrong} '
             f'of them, {int(empty["anima_false_count"].sum())} in all, '
             f'{empty["anima_false_mm3"].sum():.0f} mm3.\n'
         )
     if 'isbi' in chosen:
         value = format_cell(isbi_score(table))
-        sys.stdout.write(f'ISBI 2015 score against this rater, not scaled: {value}\n')
+        say(f'ISBI 2015 score against this rater, not scaled: {value}\n')
 
 
 def write(path: Path | None, tables: Mapping[str, tuple[Any, Mapping[str, Any]]]) -> None:
@@ -371,4 +360,4 @@ def write(path: Path | None, tables: Mapping[str, tuple[Any, Mapping[str, Any]]]
                 f'{target}: cannot write ({reason}). Choose a folder with write permission and '
                 'free space.'
             ) from error
-        sys.stdout.write(f'{target}\n')
+        say(f'{target}\n')

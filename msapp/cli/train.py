@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from msapp import __version__
-from msapp.cli.console import ensure_user, explain
+from msapp.cli.console import ensure_user, explain, report_bug
 from msapp.errors import EXIT_DONE, MissingDependencyError, MsappError, UsageError
 from msapp.logs import setup_logging
 
+MOST_MINUTES = 366 * 24 * 60
+# What NumPy and torch take.
+MOST_SEED = 2**32 - 1
 EPILOG = """\
-Training may be stopped at any time; the same command goes on from the last checkpoint.
+Training may be stopped at any time; the same command goes on from the last checkpoint. Seed,
+precision and the files of real patients may change in between, which is not told.
 
 To go on from a model of msapp with your own patients, copy the recipe lesions, give it a name and
 version of yours, put your patients in place of ours ([[data.real]], [data.folds]), leave out prior
@@ -54,6 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write('msapp-train: interrupted. Run the same command again to go on.\n')
         return 130
+    except Exception as error:  # noqa: BLE001 (the last resort: a message, a code of our own)
+        return report_bug('msapp-train', error)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -78,8 +84,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise UsageError(f'--keep-start {arguments.keep_start:g}: must be between 0 and 1.')
     if arguments.keep_start and not arguments.start_from:
         raise UsageError('--keep-start needs --from.')
-    if arguments.max_minutes is not None and arguments.max_minutes <= 0:
-        raise UsageError(f'--max-minutes {arguments.max_minutes:g}: must be above 0.')
+    if arguments.max_minutes is not None and not 0 < arguments.max_minutes <= MOST_MINUTES:
+        raise UsageError(
+            f'--max-minutes {arguments.max_minutes:g}: must be above 0, and no more than a year.'
+        )
+    for name, least in (('workers', 0), ('threads', 1), ('random_seed', 0)):
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= MOST_SEED:
+            flag = f'--{name.replace("_", "-")}'
+            raise UsageError(f'{flag} {value}: must be a whole number from {least} on.')
     given = {name: getattr(arguments, name) for name in ('steps', 'learning_rate', 'only')}
     changes = {name: value for name, value in given.items() if value is not None}
     recipe = load_recipe(arguments.recipe, changes)
@@ -132,7 +145,11 @@ def _parser() -> argparse.ArgumentParser:
         '--steps', type=int, help="in place of the recipe's number of steps; not of hybrid"
     )
     parser.add_argument('--learning-rate', type=float, help="in place of the recipe's highest")
-    parser.add_argument('--max-minutes', type=float, help='stop and export after so many minutes')
+    parser.add_argument(
+        '--max-minutes',
+        type=float,
+        help='stop and export after so many minutes; hybrid ends the epoch that it is in',
+    )
     parser.add_argument(
         '--fold', help='do not learn from the real cases of this fold, and validate on them'
     )

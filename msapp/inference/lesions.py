@@ -160,8 +160,14 @@ def find_partial(images: Mapping[str, np.ndarray], brain: np.ndarray) -> list[tu
     # The border of a mask of its own says nothing of the field of view.
     inside = ndimage.binary_erosion(brain, iterations=BORDER_VOXELS)
     most = MOST_UNSEEN * inside.sum()
-    unseen = [(name, int((image[inside] == 0).sum())) for name, image in images.items()]
+    unseen = [(name, int(_beyond(image)[inside].sum())) for name, image in images.items()]
     return [(name, voxels) for name, voxels in unseen if voxels > most]
+
+
+def _beyond(image: np.ndarray) -> np.ndarray:
+    """Return where an image is 0 from the border of the grid on: not fluid that is stored as 0."""
+    parts, _ = ndimage.label(np.pad(image == 0, 1, constant_values=True))
+    return (parts == parts[0, 0, 0])[1:-1, 1:-1, 1:-1]
 
 
 def whole_contrasts(contrasts: Sequence[str], partial: Iterable[tuple[str, int]]) -> list[str]:

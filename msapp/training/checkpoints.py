@@ -17,6 +17,7 @@ from torch import nn
 from msapp.errors import UsageError
 from msapp.files import atomic_path, write_atomic
 from msapp.models.registry import load_spec
+from msapp.models.spec import ModelSpec
 from msapp.synthesis.heads import PREPARATION
 from msapp.training.recipe import Recipe
 
@@ -115,6 +116,29 @@ def check_origin(checkpoint: Path, origin: str) -> None:
             f'{checkpoint.parent}: holds a training of other settings ({differing}). Choose '
             'another output folder, or remove this one to begin anew.'
         )
+
+
+def check_start(spec: ModelSpec, start: ModelSpec) -> None:
+    """Make sure that a model means by its input what the one that it starts from means.
+
+    Raises
+    ------
+    UsageError
+        Naming what differs. Channels may, where the task does.
+    """
+    values: dict[str, tuple[object, object]] = {
+        'voxels, mm': (spec.spacing_mm, start.spacing_mm),
+        'scale of intensities': (spec.normalisation.name, start.normalisation.name),
+    }
+    if spec.task == start.task:
+        own, other = ([channel.name for channel in one.channels] for one in (spec, start))
+        values['channels'] = own, other
+    for name, (wanted, given) in values.items():
+        if wanted != given:
+            raise UsageError(
+                f'--from {start.name}: {name} of this model: {given}; of the recipe: {wanted}. Let '
+                'the recipe have the same.'
+            )
 
 
 def load_start(

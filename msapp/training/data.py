@@ -95,7 +95,7 @@ def read_heads(recipe: Recipe, data: Path, cache: Path) -> tuple[list[Head], lis
     Raises
     ------
     UsageError
-        If the recipe names no folder of heads.
+        If the recipe names no folder of heads, or all of them are held out.
     InputError
         If there are none, or one that is to be held out is missing.
     """
@@ -109,6 +109,8 @@ def read_heads(recipe: Recipe, data: Path, cache: Path) -> tuple[list[Head], lis
     out = set(recipe.data.held_out_heads)
     if missing := out - {head.name for head in heads}:
         raise InputError(f'{data / recipe.data.heads}: no {", ".join(sorted(missing))}.')
+    if recipe.data.synthetic_share and len(out) == len(heads):
+        raise UsageError('data.held_out_heads: all heads are held out, none is left to learn from.')
     return [h for h in heads if h.name not in out], [h for h in heads if h.name in out]
 
 

@@ -6,7 +6,13 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 
-from msapp.models.spec import ModelSpec, Named, Training, TrainingSet
+import torch
+from pydantic import ValidationError
+
+from msapp.errors import UsageError
+from msapp.models.registry import check_window, confirming_model
+from msapp.models.spec import ModelSpec, Named, Training, TrainingSet, problems_of
+from msapp.networks import build_network
 from msapp.synthesis.lesion_bank import LesionBank
 from msapp.training.recipe import Recipe
 
@@ -29,6 +35,11 @@ def describe_model(
         Lesions that are painted.
     real : TrainingSet or None
         Real data that are learnt from.
+
+    Raises
+    ------
+    UsageError
+        If no model can be as the recipe says.
     """
     sampled = recipe.task == 'lesions' and recipe.architecture.arguments.get('dropout')
     used = []
@@ -38,28 +49,47 @@ def describe_model(
         used.append(TrainingSet(name='lesion masks of patients, painted', n=len(bank)))
     if real:
         used.append(real)
-    return ModelSpec(
-        name=recipe.name,
-        version=recipe.version,
-        task=recipe.task,
-        channels=recipe.channels,
-        spacing_mm=(recipe.spacing_mm,) * 3,
-        normalisation=Named(name=recipe.normalisation),
-        architecture=recipe.architecture,
-        window=recipe.window,
-        overlap=recipe.overlap,
-        threshold=recipe.threshold,
-        prior=recipe.prior,
-        minimum_mm3=recipe.minimum_mm3,
-        confirmed_by=recipe.confirmed_by,
-        classes=recipe.classes,
-        supports=('mc-samples',) if sampled else (),
-        training=Training(
-            data=tuple(used), synthetic_only=real is None, attribution=recipe.attribution
-        ),
-        licence=recipe.licence,
-        intended_use=recipe.intended_use,
-    )
+    try:
+        return ModelSpec(
+            name=recipe.name,
+            version=recipe.version,
+            task=recipe.task,
+            channels=recipe.channels,
+            spacing_mm=(recipe.spacing_mm,) * 3,
+            normalisation=Named(name=recipe.normalisation),
+            architecture=recipe.architecture,
+            window=recipe.window,
+            overlap=recipe.overlap,
+            threshold=recipe.threshold,
+            prior=recipe.prior,
+            minimum_mm3=recipe.minimum_mm3,
+            confirmed_by=recipe.confirmed_by,
+            classes=recipe.classes,
+            supports=('mc-samples',) if sampled else (),
+            training=Training(
+                data=tuple(used), synthetic_only=real is None, attribution=recipe.attribution
+            ),
+            licence=recipe.licence,
+            intended_use=recipe.intended_use,
+        )
+    except ValidationError as error:
+        raise UsageError(f'recipe {recipe.name}: {problems_of(error)}.') from error
+
+
+def check_model(recipe: Recipe) -> None:
+    """Make sure, before anything is prepared, that a model can be as a recipe says.
+
+    Raises
+    ------
+    UsageError
+        Naming what cannot be.
+    MissingDependencyError
+        If the model that confirms what this one marks is not installed.
+    """
+    spec = describe_model(recipe, heads=1, bank=None, real=None)
+    confirming_model(spec)
+    with torch.random.fork_rng(devices=[]):
+        check_window(spec, build_network(spec.architecture.name, spec.architecture.arguments))
 
 
 def describe_start(spec: ModelSpec, start: ModelSpec) -> ModelSpec:

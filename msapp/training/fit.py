@@ -17,13 +17,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from torch.utils.data import DataLoader
 
 from msapp.errors import UsageError
-from msapp.models.registry import (
-    HYBRID,
-    confirming_model,
-    load_network,
-    load_spec,
-    save_model,
-)
+from msapp.models.registry import HYBRID, load_network, load_spec, save_model
 from msapp.models.spec import ModelSpec, TrainingSet
 from msapp.synthesis.generator import HeadGenerator
 from msapp.synthesis.heads import Head
@@ -34,6 +28,7 @@ from msapp.training.checkpoints import (
     Deadline,
     KeepCheckpoint,
     check_origin,
+    check_start,
     describe_origin,
     load_checkpoint,
     load_start,
@@ -52,7 +47,7 @@ from msapp.training.data import (
     read_bank,
     read_heads,
 )
-from msapp.training.describe import describe_model, describe_start
+from msapp.training.describe import check_model, describe_model, describe_start
 from msapp.training.hybrid import (
     Batches,
     Epochs,
@@ -124,7 +119,8 @@ def train(
         mean of both serves cases like these and others (Wortsman et al., CVPR 2022).
     seed : int
     max_minutes : float, optional
-        Stop after so long; what has been learnt is kept and exported.
+        Stop after so long, after a whole epoch of the hybrid method; what has been learnt is kept
+        and exported.
 
     Returns
     -------
@@ -136,7 +132,7 @@ def train(
     UsageError
         If the recipe has no such fold, lacks what is to be drawn from, or leaves nothing to learn
         from or to validate on; if ``out`` holds a training of other settings; or if
-        ``start_from`` has another architecture.
+        ``start_from`` is of another architecture or input.
     InputError
         If data are missing or cannot be used.
     MissingDependencyError
@@ -148,7 +144,7 @@ def train(
     checkpoint = out / 'checkpoints' / CHECKPOINT
     recipe = with_listed(recipe, data)
     recipe.left_out(fold)  # a fold of the recipe
-    confirming_model(describe_model(recipe, heads=1, bank=None, real=None))
+    check_model(recipe)
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     check_origin(checkpoint, describe_origin(recipe, fold, start_from, drawn_from(recipe, data)))
     resumed = step_of(checkpoint)
@@ -166,9 +162,11 @@ def train(
     )
     start: dict[str, torch.Tensor] = {}
     if start_from:
-        start = load_network(load_spec(start_from)).state_dict()
-        job = replace(job, spec=describe_start(job.spec, load_spec(start_from)))
+        known = load_spec(start_from)
+        start = load_network(known).state_dict()
         load_start(job.module.network, start, recipe.schedule.only)
+        check_start(job.spec, known)
+        job = replace(job, spec=describe_start(job.spec, known))
     trainer = _trainer(recipe, out, device, bfloat16, max_minutes, resumed)
     _run(trainer, job, checkpoint if resumed else None)
     _export(job, checkpoint, start, keep_start, out / 'model')
@@ -366,6 +364,10 @@ def _trainer(
 ) -> lightning.Trainer:
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     schedule = recipe.schedule
+    # Within an epoch of the hybrid method there is no going on.
+    deadline = Deadline(
+        timedelta(minutes=max_minutes or 0), interval='epoch' if schedule.epochs else 'step'
+    )
     return lightning.Trainer(
         accelerator='gpu' if device == 'cuda' else 'cpu',
         devices=1,
@@ -393,6 +395,6 @@ def _trainer(
             LearningRateMonitor('step'),
             ShowFeed(out / 'feed.png'),
             TellProgress(),
-            *([] if max_minutes is None else [Deadline(timedelta(minutes=max_minutes))]),
+            *([] if max_minutes is None else [deadline]),
         ],
     )

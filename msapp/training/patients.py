@@ -151,7 +151,8 @@ def mask_on(image: nib.Nifti1Image, path: Path) -> nib.Nifti1Image:
         If it cannot be read, or lies on another grid.
     """
     mask = nib.as_closest_canonical(load_mask(path))
-    apart = np.abs(mask.affine - image.affine).max()
+    corners = geometry.corner_voxels(image.shape)
+    apart = geometry.displacement_mm(mask.affine, image.affine, corners).max()
     if mask.shape != image.shape or apart > MOST_APART_MM:
         raise InputError(
             f'{path}: another grid than that of the first image ({mask.shape} and {image.shape} '

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from msapp.errors import UsageError
-from msapp.models.spec import NAME, Channel, Named
+from msapp.models.spec import NAME, Channel, Named, problems_of
 
 # Real data, and what they can teach.
 TASKS_OF_DATA = {
@@ -341,7 +341,4 @@ def load_recipe(name_or_path: str, changes: Mapping[str, Any] | None = None) -> 
     try:
         return Recipe(**values)
     except ValidationError as error:
-        problems = '; '.join(
-            f'{".".join(map(str, item["loc"]))}: {item["msg"]}' for item in error.errors()
-        )
-        raise UsageError(f'{path}: {problems}.') from error
+        raise UsageError(f'{path}: {problems_of(error)}.') from error

@@ -296,6 +296,10 @@ def test_a_model_of_another_architecture_is_refused(folder, trained, tmp_path, c
         (['--keep-start', '0.5'], '--keep-start needs --from', 2),
         (['--only', 'head'], '--only (schedule.only in the recipe) needs --from', 2),
         (['--max-minutes', '0'], '--max-minutes 0: must be above 0', 2),
+        (['--max-minutes', 'nan'], '--max-minutes nan: must be above 0', 2),
+        (['--random-seed', '-1'], '--random-seed -1: must be a whole number from 0 on', 2),
+        (['--workers', '-1'], '--workers -1: must be a whole number from 0 on', 2),
+        (['--threads', '0'], '--threads 0: must be a whole number from 1 on', 2),
         (['--fold', 'x'], '--fold x: not in the recipe', 2),
         (['--from', 'nothing'], 'nothing', 69),
         (['--device', 'cuda'], 'GPU', 69),
@@ -306,6 +310,35 @@ def test_what_cannot_be_is_said(folder, trained, capsys, flags, message, code):
         pytest.skip('there is a GPU')
     assert main([str(item) for item in arguments(folder, *flags)]) == code
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'message'),
+    [
+        ('in_channels = 1', 'in_channels = 2', 'in_channels is 2, but there are 1 channels'),
+        ('[32, 32, 32]', '[30, 30, 30]', 'window: all sides must be multiples of 4'),
+        ('["c"]', '["a", "b", "c"]', 'data.held_out_heads: all heads are held out'),
+    ],
+)
+def test_a_recipe_that_no_model_can_be_made_of_is_refused(
+    folder, trained, tmp_path, capsys, old, new, message
+):
+    assert RECIPE.count(old) == 1
+    (tmp_path / 'recipe.toml').write_text(RECIPE.replace(old, new))
+    shutil.copytree(trained / 'cache', tmp_path / 'cache')
+    given = [tmp_path / 'recipe.toml', tmp_path, '--data', folder / 'data', '--device', 'cpu']
+    assert main([str(item) for item in given]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_what_nothing_foresaw_is_told_as_a_bug(folder, monkeypatch, capsys):
+    monkeypatch.setattr(fit, 'train', lambda *_, **__: 1 / 0)
+    assert main([str(item) for item in arguments(folder)]) == 70
+    said = capsys.readouterr().err
+    assert 'msapp-train: internal error: ZeroDivisionError' in said
+    trace = Path(said.split('Traceback: ')[1].strip())
+    assert 'test_training.py' in trace.read_text()
+    trace.unlink()
 
 
 @pytest.mark.parametrize('has_it', [True, False])

@@ -84,3 +84,14 @@ def test_a_mask_of_another_grid_is_refused(fast_phantom, case, tmp_path):
     off = case.model_copy(update={'lesions': str(tmp_path / 'off.nii.gz')})
     with pytest.raises(InputError, match=r'off.nii.gz: another grid .* 30.0 mm apart'):
         patients.read_case(off, load_recipe('lesions'), fast_phantom, tmp_path)
+
+
+def test_a_mask_that_is_turned_is_of_another_grid(tmp_path):
+    image = nib.Nifti1Image(np.zeros((200, 200, 60), np.float32), np.diag([1, 1, 3, 1.0]))
+    turned = image.affine.copy()
+    turned[:2, :2] = [[np.cos(0.1), -np.sin(0.1)], [np.sin(0.1), np.cos(0.1)]]
+    assert np.abs(turned - image.affine).max() < patients.MOST_APART_MM
+    path = tmp_path / 'turned.nii.gz'
+    nib.save(nib.Nifti1Image(np.ones(image.shape, np.uint8), turned), path)
+    with pytest.raises(InputError, match=r'turned.nii.gz: another grid .* 28.1 mm apart'):
+        patients.mask_on(image, path)

@@ -253,6 +253,14 @@ def test_a_contrast_that_shows_a_part_of_the_brain_is_left_out(missing, kept):
     assert find_partial(images, brain) == ([] if kept else [('T1w', unseen)])
 
 
+def test_fluid_that_is_stored_as_zero_is_no_missing_part():
+    brain = np.zeros((40, 40, 40), bool)
+    brain[4:36, 4:36, 4:36] = True
+    image = np.ones(brain.shape, np.float32)
+    image[12:28, 12:28, 12:28] = 0
+    assert find_partial({'T1w': image}, brain) == []
+
+
 @pytest.mark.parametrize(('cut', 'found'), [(0, []), (20, ['T1w'])])
 def test_the_step_before_the_network_names_a_t1w_that_is_cut(tmp_path, cut, found):
     brain = np.zeros((40, 40, 40), np.float32)

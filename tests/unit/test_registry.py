@@ -179,6 +179,10 @@ def test_weights_that_do_not_fit_are_refused(model, content):
         ({'channels': [{'name': 'FLAIR'}]}, 'in_channels is 2, but there are 1 channels'),
         ({'channels': [{'name': 'FLAIR'}] * 2}, 'named twice: FLAIR'),
         ({'classes': ['a', 'b']}, 'out_channels is 1, but there are 2 classes'),
+        (
+            {'architecture': {'name': 'unet', 'arguments': ARGUMENTS | {'out_channels': 2}}},
+            'out_channels is 2, but there are 0 classes',
+        ),
         ({'prior': 1.5}, 'prior: Input should be less than 1'),
         ({'prior': 0.1, 'classes': ['a']}, 'prior: only of use for'),
         ({'confirmed_by': 'lesions'}, 'confirmed_by: only of use for'),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import nibabel as nib
 import numpy as np
 import pytest
 
 from msapp.errors import InputError, UsageError
+from msapp.models.registry import load_spec
+from msapp.models.spec import Channel, Named
 from msapp.training import checkpoints
-from msapp.training.checkpoints import check_origin, describe_origin
+from msapp.training.checkpoints import check_origin, check_start, describe_origin
 from msapp.training.listing import with_listed
 from msapp.training.recipe import RealDataset, load_recipe
 
@@ -124,3 +128,25 @@ def test_a_recipe_without_dataset_stays_and_its_trainings_go_on(data):
     assert with_listed(shipped, data) is shipped
     assert '"bids"' not in describe_origin(shipped, None, None)
     assert 'sub-02_FLAIR' in describe_origin(with_listed(recipe(), data), None, None)
+
+
+@pytest.mark.parametrize(
+    ('task', 'changes', 'message'),
+    [
+        ('lesions', {}, None),
+        ('lesions', {'channels': ('T1w', 'FLAIR')}, r'channels of this model: .*FLAIR.*T1w'),
+        ('enhancement', {'channels': ('T1w', 'FLAIR')}, None),
+        ('lesions', {'spacing_mm': (2.0, 2.0, 2.0)}, r'voxels, mm of this model: \(1.0, 1.0, 1.0'),
+        ('enhancement', {'normalisation': 'head'}, 'scale of intensities of this model: white_'),
+    ],
+)
+def test_what_is_started_from_must_mean_the_same_by_its_input(task, changes, message):
+    start = load_spec('lesions')
+    if 'channels' in changes:
+        changes['channels'] = tuple(Channel(name=name) for name in changes['channels'])
+    if 'normalisation' in changes:
+        changes['normalisation'] = Named(name=changes['normalisation'])
+    spec = start.model_copy(update={'task': task} | changes)
+    refused = pytest.raises(UsageError, match=message) if message else contextlib.nullcontext()
+    with refused:
+        check_start(spec, start)
