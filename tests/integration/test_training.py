@@ -439,15 +439,18 @@ def test_the_hybrid_method_is_trained_and_goes_on(ball, tmp_path, monkeypatch):
             'lesions': {'flair': [0.8, 1.0], 'dirty': 0.0},
         },
     }
-    for epochs in (1, 5):
-        changed = {'epochs': epochs, 'validation_samples': 2, 'learning_rate': 0.01, 'average': 0.5}
-        schedule = whole.schedule.model_copy(update=changed)
-        recipe = whole.model_copy(update={**changes, 'schedule': schedule})
-        fit.train(recipe, data=tmp_path, out=tmp_path, workers=0, threads=1)
+    changed = {'epochs': 5, 'validation_samples': 2, 'learning_rate': 0.01, 'average': 0.5}
+    schedule = whole.schedule.model_copy(update=changed)
+    recipe = whole.model_copy(update={**changes, 'schedule': schedule})
+    # Stopped as early as can be, it ends its epoch.
+    for minutes in (1e-6, None):
+        fit.train(recipe, data=tmp_path, out=tmp_path, workers=0, threads=1, max_minutes=minutes)
     parts = [pd.read_csv(path) for path in sorted(tmp_path.glob('log/*/metrics.csv'))]
     assert len(parts) == 2
     assert parts[0]['epoch'].dropna().unique().tolist() == [0]
     assert parts[1]['epoch'].dropna().unique().tolist() == [1, 2, 3, 4]
+    first, last = (part['step'].max() + 1 for part in parts)
+    assert last == 5 * first
     # One tenth after four epochs, those of the first part among them.
     rates = parts[1]['lr-Adam'].dropna().tolist()
     assert (rates[0], rates[-1]) == pytest.approx((1e-2, 1e-3))
