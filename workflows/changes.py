@@ -39,12 +39,13 @@ that the brain masks of both visits hold, by at least
 {change.LEAST_CHANGE_MM3:g} mm3 (animaLesionEvolutionDetection) are enlarged or shrunken, else
 stable; several that become fewer are merged, and split if they become more. Lesions of at least
 {change.LEAST_LESION_MM3:g} mm3 (Anima) that only the later or the earlier visit shows are new or
-resolved, smaller ones unconfirmed. """
+resolved, smaller ones unconfirmed, and so is what lies by half outside the other brain mask. """
 JUDGED_METHODS = f"""\
 Where the network for new lesions looked at both visits, a lesion that only the later one shows, or
-that is much larger and of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} %, is
-new, whatever its size, if more than {100 * SUPPORT:.0f} % of it is in the mask of new lesions, and
-unconfirmed if not. A lesion that only the earlier visit shows is resolved if as much of it is in
+of which earlier ones cover less than {100 * LEAST_OVERLAP:.0f} % (or up to half, where another
+lesion shares more with these), is new, whatever its size, if more than {100 * SUPPORT:.0f} % of
+what the earlier brain mask shows of it is in the mask of new lesions, and unconfirmed if not. A
+lesion that only the earlier visit shows is resolved if as much of it is in
 the mask of what is gone, else unconfirmed. """
 CAUTION = (
     'Change classes compare two segmentations that were made independently of each other and are '

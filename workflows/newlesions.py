@@ -257,5 +257,10 @@ def _confirmation(spec: ModelSpec) -> dict[str, Any]:
     confirming = confirming_model(spec)
     if confirming is None:
         return {}
-    limits = {'LeastProbability': growth.LIKELY, 'LeastOddsRatio': growth.LEAST_ODDS_RATIO}
+    limits = {
+        'LeastProbability': growth.LIKELY,
+        'LeastOddsRatio': growth.LEAST_ODDS_RATIO,
+        'LeastBrightnessBefore': growth.LEAST_TISSUE,
+        'LeastVolumeMM3PerVariance': growth.LEAST_MM3,
+    }
     return {'ConfirmedBy': model_metadata(confirming) | limits}

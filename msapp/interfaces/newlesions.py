@@ -93,6 +93,15 @@ class _Pair:
         """The later visit."""
         return self.visit(self.images['current'])
 
+    def least_mm3(self, probability: np.ndarray) -> float | None:
+        """Return the least volume of a new lesion in white matter, if that is measured."""
+        from msapp.inference.newlesions import least_volumes_mm3
+
+        if self.spec.confirmed_by is None:
+            return None
+        (least,) = least_volumes_mm3([1.0], probability, self.images, self.brain, self.spec)
+        return round(float(least), 1)
+
     def visit(self, image: np.ndarray) -> _Visit:
         """Return a visit of this FLAIR, with what confirms its new lesions."""
         from msapp.inference.newlesions import predict_confirming
@@ -141,7 +150,6 @@ class SegmentNewLesions(NodeInterface):
 
     def run_function(self, folder: Path) -> dict[str, Any]:
         """See the class."""
-        from msapp.inference.newlesions import least_volumes_mm3
         from msapp.lesions.instances import measure_new_lesions
 
         pair = _Pair(self.inputs)
@@ -150,7 +158,6 @@ class SegmentNewLesions(NodeInterface):
         grid: SpatialImage = pair.grid
         to_mni = np.linalg.inv(matrix(self.inputs.to_mni))
         rows = measure_new_lesions(labels, grid.affine, to_mni, probability, pair.images)
-        (least,) = least_volumes_mm3([1.0], probability, pair.images, pair.brain, pair.spec)
         return {
             'mask': save(labels > 0, grid, folder / 'new.nii.gz'),
             'gone': save(gone > 0, grid, folder / 'gone.nii.gz'),
@@ -161,7 +168,7 @@ class SegmentNewLesions(NodeInterface):
                 **pair.model,
                 'detected_new_count': len(rows),
                 'detected_new_volume_ml': sum(row['volume_mm3'] for row in rows) / 1000,
-                'detected_new_least_mm3': round(float(least), 1),
+                'detected_new_least_mm3': pair.least_mm3(probability),
             },
         }
 

@@ -26,9 +26,9 @@ near the threshold is found at one visit and missed at another. What is seen at 
 therefore needs support, and is *unconfirmed* without:
 
 - where a detector of new lesions, which compares the images themselves, has looked at the pair, a
-  lesion of the later visit is new if more than half of its volume (`SUPPORT`) is in the detector's
-  mask, whatever its size, and unconfirmed if not; so is one of the earlier visit resolved where
-  the detector has looked at the visits in reverse;
+  lesion of the later visit is new if more than half of its volume (`SUPPORT`), as far as the other
+  visit's brain shows it, is in the detector's mask, whatever its size, and unconfirmed if not; so
+  is one of the earlier visit resolved where the detector has looked at the visits in reverse;
 - where none has, it must have `LEAST_LESION_MM3`.
 
 A lesion that such a detector marked is new as well where all that was there before covers less than
@@ -107,7 +107,8 @@ CHANGE_COLUMNS = {
     f'them are not known, or fewer than {LEAST_INTERVAL_DAYS:g}',
     'change_percent_per_year': 'change_percent by years between the visits; missing likewise',
     'overlap': 'Dice overlap of all earlier with all later voxels, 0 to 1',
-    'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0',
+    'new_part_ml': 'growth of old lesions so large that Anima calls it a new lesion, ml; else 0. '
+    'Where a detector looked, 0 too if it marked no more than half of the growth, else all of it',
     'marked_ml': 'volume at the later visit that the detector marked as new and that was no lesion '
     'before, ml; missing without a detector',
 }
@@ -350,13 +351,13 @@ def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
     if not rows.size and pair.unseen[1][columns].any():
         return 'unconfirmed'
     if not rows.size and pair.marked_voxels is not None:
-        least = SUPPORT * pair.after.voxels[columns[0]]
+        least = SUPPORT * pair.visible[1][columns[0]]
         return 'new' if pair.marked_voxels[columns[0]] > least else 'unconfirmed'
     if not columns.size and pair.swallowed[rows].any():
         return 'unconfirmed'
     if not columns.size and pair.gone is not None:
-        left = pair.gone[pair.before.numbers == rows[0] + 1]
-        return 'resolved' if left.mean() > SUPPORT else 'unconfirmed'
+        left = pair.gone[pair.before.numbers == rows[0] + 1].sum()
+        return 'resolved' if left > SUPPORT * pair.visible[0][rows[0]] else 'unconfirmed'
     if not rows.size or not columns.size:
         return 'unconfirmed' if not any(large) else 'resolved' if rows.size else 'new'
     if pair.marked is not None and _hardly_covered(pair, rows, columns):

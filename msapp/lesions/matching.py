@@ -19,7 +19,8 @@ identifier on and the others end; of a lesion that splits, the largest part keep
 get new ones. In a group of several lesions at both visits those that share most stay one lesion.
 Identifiers that ended do not come back: a lesion that resolves and is seen again at the same place
 two visits later is a new lesion with a new identifier. Only those of lesions that merged do where
-they part again (`msapp.lesions.tracks`).
+they part again, and of lesions that a visit did not show, or may have missed
+(`msapp.lesions.tracks`).
 """
 
 from __future__ import annotations

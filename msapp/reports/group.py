@@ -62,8 +62,8 @@ COUNTS = (
     ),
     (
         'new_lesion_count',
-        'new lesions by comparison of segmentations',
-        'new lesions not measured by comparison of segmentations',
+        'new lesions by change classes',
+        'new lesions not measured',
         'pair',
     ),
     (

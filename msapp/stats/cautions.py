@@ -40,7 +40,8 @@ def mixed_methods(visits: pd.DataFrame) -> Iterator[str]:
         One row a visit, with the columns of `msapp.stats.columns.VISITS`.
     """
     detectors = visits['detected_new_model']
-    without = detectors.isna() & visits['new_lesion_count'].notna()
+    # A network may have looked at another pair than that whose lesions were compared.
+    without = visits['detected_outside_count'].isna() & visits['new_lesion_count'].notna()
     judged = visits.assign(detected_new_model=detectors.mask(without, 'two masks alone'))
     for measure in METHODS:
         named = judged[measure].dropna()

@@ -59,7 +59,9 @@ CHANGES: dict[str, Column] = {
         'Dice overlap of the lesions of both visits.', 'arbitrary', '0 to 1, instance images'
     ),
     'new_part_ml': column(
-        'Growth of old lesions so large that it counts as a new lesion attached to them, else 0.',
+        'Growth of old lesions so large that it counts as a new lesion attached to them, else 0. '
+        'Where a network for new lesions looked, 0 too if it marked no more than half of the '
+        'growth, else all of it.',
         'mL',
         'more than half of what stays and more than 12 mm^3: animaLesionEvolutionDetection, Anima',
     ),
@@ -78,7 +80,7 @@ CANDIDATES: dict[str, Column] = {
     'volume_mm3': column('Volume of the candidate.', 'mm^3', 'voxels of 1 mm^3'),
     **position_columns('candidate'),
     'intensity_ratio': column(
-        'Mean FLAIR intensity in this visit over that in the visit before.',
+        'Mean over its voxels of FLAIR intensity in this visit over that in the visit before.',
         'arbitrary',
         'after intensity matching; above 1 means brighter now',
     ),

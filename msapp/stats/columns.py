@@ -291,7 +291,8 @@ VISITS: dict[str, Column] = {
     ),
     'detected_new_least_mm3': column(
         'Smallest place in white matter that could be among these: what is smaller is not told '
-        'from how far the two FLAIRs differ where nothing is marked.',
+        'from how far the two FLAIRs differ where nothing is marked. n/a for networks that no '
+        'other one confirms, whose places are not measured by that.',
         'mm^3',
         'spread of either FLAIR where the other is as bright as white matter',
     ),

@@ -619,6 +619,18 @@ def test_a_lesion_does_not_change_where_the_other_visit_does_not_show_it(edge):
     assert kinds(lesion, lesion * part, seen=(whole, whole)) == ['shrunken']
 
 
+@pytest.mark.parametrize(('stop', 'supported'), [(10, True), (9, False)])
+def test_support_is_asked_of_the_part_that_the_other_visit_shows(stop, supported):
+    # Of 16 mm of the rod 10 are shown, and 6 or 5 of these are marked; beyond, no network marks.
+    whole, lesion = EMPTY == 0, rods((4, 20))
+    part = whole & (np.indices(SHAPE)[0] < 14)
+    marked = rods((4, stop)) > 0
+    came = kinds(EMPTY, lesion, seen=(part, whole), new=marked)
+    gone = kinds(lesion, EMPTY, seen=(whole, part), gone=marked)
+    assert came == (['new'] if supported else ['unconfirmed'])
+    assert gone == (['resolved'] if supported else ['unconfirmed'])
+
+
 @pytest.mark.parametrize(('start', 'kind'), [(4, 'stable'), (19, 'unconfirmed')])
 def test_a_speck_does_not_enlarge_to_a_lesion_that_no_detector_marked(start, kind):
     lesion = rods((4, 20))

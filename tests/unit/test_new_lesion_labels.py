@@ -70,11 +70,22 @@ def test_it_grows_no_farther_than_its_reach_and_the_brain():
     assert not grown[~brain & ~marked].any()
 
 
-@pytest.mark.parametrize('brightness', [1.0, 1.1])
-def test_what_is_not_as_bright_as_a_lesion_is_left_out(brightness):
+@pytest.mark.parametrize(('brightness', 'grows'), [(1.1, False), (1.2, True)])
+def test_only_what_is_as_bright_as_a_lesion_grows(brightness, grows):
     marked = LESION & (POINTS[0] > 2)
-    current = np.where(marked, brightness, np.where(LESION, brightness, 1)).astype(np.float32)
-    assert ((label(marked, current=current) > 0) == marked).all()
+    previous = np.full(SHAPE, 0.8, np.float32)
+    current = np.where(LESION, np.float32(brightness), previous)
+    found = label(marked, previous=previous, current=current) > 0
+    assert (found == marked).all() != grows
+
+
+def test_a_lesion_grows_to_where_it_brightened_half_as_much_as_in_its_middle():
+    radius = np.linalg.norm(POINTS, axis=0)
+    # Half of the brightness of the middle is reached at 9 mm.
+    current = 1 + np.float32(0.6) * np.exp(-np.log(2) * (radius / 9) ** 2)
+    found = label(radius < 4, current=current.astype(np.float32)) > 0
+    # What is marked is a little dimmer than the very middle, so its half lies a little farther out.
+    assert radius[found].max() == pytest.approx(9.4, abs=0.5)
 
 
 @pytest.mark.parametrize('brightened', [-0.1, 0.0, 0.05])

@@ -494,7 +494,7 @@ def test_a_group_tells_in_how_many_visits_or_pairs_each_count_was_made(tmp_path)
     page = write_group_report(tmp_path, collect_group(tmp_path), versions={}).read_text()
     assert '3 pairs of visits compared;' in page
     assert 'lesions, each counted at every visit that has it: 12 (n = 3 visits);' in page
-    assert 'new lesions by comparison of segmentations: 5 (n = 1 pair);' in page
+    assert 'new lesions by change classes: 5 (n = 1 pair);' in page
     assert 'candidates (not confirmed new lesions): 6 (n = 3 pairs).' in page
 
 

@@ -198,20 +198,18 @@ def test_visits_of_different_models_are_named(tmp_path, second, named):
     ]
 
 
-@pytest.mark.parametrize('alone', [True, False])
+@pytest.mark.parametrize('alone', ['no network', 'of another pair', ''])
 def test_pairs_that_no_network_judged_are_named_beside_others(tmp_path, alone):
     compared = dict.fromkeys((f'{kind}_lesion_count' for kind in OUTCOMES), 0)
-    judged = compared | {'detected_new_model': 'newlesions', 'detected_new_count': 0}
-    for session, values in (
-        ('ses-1', {}),
-        ('ses-2', judged),
-        ('ses-3', compared if alone else judged),
-    ):
+    other = compared | {'detected_new_model': 'newlesions', 'detected_new_count': 0}
+    judged = other | {'detected_outside_count': 0}
+    third = {'no network': compared, 'of another pair': other, '': judged}[alone]
+    for session, values in (('ses-1', {}), ('ses-2', judged), ('ses-3', third)):
         folder = visit_files(tmp_path, session=session, **values)
         for name, columns in (('changes', CHANGES), ('newlesions', NEW_LESIONS)):
             write_table(folder / f'sub-01_{session}_desc-{name}_stats.tsv', [], columns)
     problems = collect_group(tmp_path).problems
-    assert len(problems) == alone
+    assert len(problems) == bool(alone)
     for problem in problems:
         assert 'newlesions (n = 1), two masks alone (n = 1). Their numbers cannot' in problem
 
