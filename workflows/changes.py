@@ -37,7 +37,8 @@ so when grown by a voxel, for {100 * LEAST_NEAR:.0f} %). Linked lesions that cha
 that the brain masks of both visits hold, by at least
 {100 * change.LEAST_CHANGE:.0f} % (spinalcordtoolbox issue 4786) and more than
 {change.LEAST_CHANGE_MM3:g} mm3 (animaLesionEvolutionDetection) are enlarged or shrunken, else
-stable; several that become fewer are merged, and split if they become more. Lesions of at least
+stable; several that become fewer are merged, and split if they become more, lesions that the other
+brain mask cuts being counted in parts. Lesions of at least
 {change.LEAST_LESION_MM3:g} mm3 (Anima) that only the later or the earlier visit shows are new or
 resolved, smaller ones unconfirmed, and so is what lies by half outside the other brain mask. """
 JUDGED_METHODS = f"""\
@@ -269,7 +270,8 @@ def _add_dissemination(
     workflow.connect(
         [
             (merge, assess, [('out', 'lesions')]),
-            (track, assess, [('tracks', 'tracks'), ('rows', 'changes')]),
+            (track, assess, [(field, field) for field in ('tracks', 'measures')]),
+            (track, assess, [('rows', 'changes')]),
             (assess, outputnode, [('rows', 'dissemination')]),
         ]
     )

@@ -119,6 +119,7 @@ class _AssessInput(InterfaceInputSpec):
     changes = traits.List(
         traits.List(traits.Dict()), mandatory=True, desc='from each visit to the next'
     )
+    measures = traits.List(traits.Dict(), mandatory=True, desc='the same, of each pair')
     visits = traits.List(traits.Str(), mandatory=True, desc='names, in order of time')
     lesions = traits.List(
         traits.List(traits.Dict()), mandatory=True, desc='table of lesions of each visit'
@@ -149,6 +150,7 @@ class AssessDissemination(NodeInterface):
             found = dissemination.not_assessed(self.inputs.obstacle)
             return {'rows': found.table.to_dict('records')}
         tracks = pd.DataFrame(self.inputs.tracks, columns=list(TRACK_COLUMNS))
+        measures = [{}, *self.inputs.measures]
         findings = [
             dissemination.gather_findings(
                 tracks,
@@ -158,6 +160,7 @@ class AssessDissemination(NodeInterface):
                 {row['lesion']: row['extent_mm'] for row in rows},
                 judged=number in self.inputs.judged,
                 changes=self.inputs.changes[number - 1] if number else (),
+                outside=measures[number].get('detected_outside_count', 0),
             )
             for number, (name, rows) in enumerate(
                 zip(self.inputs.visits, self.inputs.lesions, strict=True)

@@ -5,7 +5,8 @@ group is one `Change`. It is, by the first rule that holds:
 
 - of one visit only: *new*, *resolved* or *unconfirmed*, see below;
 - *merged* if it has fewer lesions at the later visit, *split* if more, however many there are.
-  Parts under `LEAST_LESION_MM3` do not count here: a speck that joins its lesion is no event;
+  Parts under `LEAST_LESION_MM3` do not count here: a speck that joins its lesion is no event; nor
+  is a lesion in parts because the other visit's brain ends between them;
 - *enlarged* or *shrunken* if its volume changes by `LEAST_CHANGE` of the earlier volume or more,
   and by more than `LEAST_CHANGE_MM3`; else *stable*. So is a group of several lesions at both
   visits, as many as before.
@@ -49,7 +50,7 @@ import pandas as pd
 
 from msapp.errors import InputError
 from msapp.imaging.tissue import MM3_PER_ML
-from msapp.lesions.instances import measure_outside
+from msapp.lesions.instances import count_parts, measure_outside
 from msapp.lesions.matching import (
     LEAST_OVERLAP,
     ROUNDING,
@@ -344,11 +345,9 @@ def _describe(pair: LinkedVisits, group: Group, years: float) -> Change:
 
 def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
     """Return the class of a group; the rules are those of the module."""
-    sides = pair.before.voxels[rows] * pair.voxel_mm3, pair.after.voxels[columns] * pair.voxel_mm3
-    large = [int((side >= LEAST_LESION_MM3 * (1 - ROUNDING)).sum()) for side in sides]
-    if not columns.size and pair.unseen[0][rows].any():
-        return 'unconfirmed'
-    if not rows.size and pair.unseen[1][columns].any():
+    least_voxels = LEAST_LESION_MM3 * (1 - ROUNDING) / pair.voxel_mm3
+    alone = not (rows.size and columns.size)
+    if alone and (pair.unseen[0][rows].any() or pair.unseen[1][columns].any()):
         return 'unconfirmed'
     if not rows.size and pair.marked_voxels is not None:
         least = SUPPORT * pair.visible[1][columns[0]]
@@ -358,13 +357,17 @@ def _classify(pair: LinkedVisits, rows: np.ndarray, columns: np.ndarray) -> str:
     if not columns.size and pair.gone is not None:
         left = pair.gone[pair.before.numbers == rows[0] + 1].sum()
         return 'resolved' if left > SUPPORT * pair.visible[0][rows[0]] else 'unconfirmed'
-    if not rows.size or not columns.size:
-        return 'unconfirmed' if not any(large) else 'resolved' if rows.size else 'new'
+    if alone:
+        largest = max(*pair.before.voxels[rows], *pair.after.voxels[columns], 0)
+        return 'unconfirmed' if largest < least_voxels else 'resolved' if rows.size else 'new'
     if pair.marked is not None and _hardly_covered(pair, rows, columns):
         return 'unconfirmed'
-    earlier, later = (max(count, 1) for count in large)
-    if earlier != later:
-        return 'merged' if later < earlier else 'split'
+    if max(rows.size, columns.size) > 1:
+        then, now = pair.shown or (None, None)
+        had = count_parts(pair.before.numbers, rows + 1, now, least_voxels)
+        has = count_parts(pair.after.numbers, columns + 1, then, least_voxels)
+        if max(had, 1) != max(has, 1):
+            return 'merged' if has < had else 'split'
     return classify_volumes(*_visible_mm3(pair, rows, columns))
 
 

@@ -23,8 +23,9 @@ was not measured could still meet it. How this applies:
   at the visit before. Enhancement is what an image after gadolinium shows; enhancement predicted
   from other images is no measurement, so leave it out.
 - A lesion that is ``unconfirmed`` (`msapp.lesions.change`) is not new; the note names it.
-- New tissue that touches an old lesion may be its growth, or a new lesion that is part of it now.
-  Where no lesion is new, such tissue leaves it open; the note names the old lesions.
+- New tissue that touches an old lesion may be its growth, or a new lesion that is part of it now;
+  what a detector marked outside all lesions may be one that their mask missed. Where no lesion is
+  new, such tissue leaves it open; the note names it.
 """
 
 from __future__ import annotations
@@ -80,6 +81,8 @@ class VisitFindings:
         Lesions without counterpart at the visit before that nothing else supports.
     touched : frozenset of int
         Lesions of the visit before that new tissue touches, by a detector.
+    outside : int
+        Places that a detector marked as new outside all lesions.
     enhancing : frozenset of int, optional
         Lesions that enhance after gadolinium; None without such an image.
     kin : mapping of int to frozenset of int
@@ -93,21 +96,14 @@ class VisitFindings:
     new: frozenset[int] | None = None
     unconfirmed: frozenset[int] = frozenset()
     touched: frozenset[int] = frozenset()
+    outside: int = 0
     enhancing: frozenset[int] | None = None
     kin: Mapping[int, frozenset[int]] = field(default_factory=dict)
     cord: tuple[int, ...] | None = None
 
 
 class Dissemination(NamedTuple):
-    """The items with their heading, which goes wherever the table goes.
-
-    Attributes
-    ----------
-    heading : str
-        `HEADING`.
-    table : pandas.DataFrame
-        One line an item with the columns `COLUMNS`.
-    """
+    """The items, a line each with the columns `COLUMNS`, and `HEADING`, which goes with them."""
 
     heading: str
     table: pd.DataFrame
@@ -128,6 +124,7 @@ def gather_findings(
     *,
     judged: bool = True,
     changes: Iterable[Mapping[str, Any]] = (),
+    outside: int = 0,
     enhancing: Iterable[int] | None = None,
     cord: Iterable[int] | None = None,
 ) -> VisitFindings:
@@ -150,6 +147,8 @@ def gather_findings(
         by two segmentations alone does not count.
     changes : iterable of mapping, optional
         Lines of the table of `msapp.lesions.change.Comparison`, since the visit before.
+    outside : int
+        As of `VisitFindings`.
     enhancing : iterable of int, optional
         Labels that enhance; None without an image after gadolinium.
     cord : iterable of int, optional
@@ -172,6 +171,7 @@ def gather_findings(
         new=_of_state(states, 'new') if visit and judged else None,
         unconfirmed=_of_state(states, 'unconfirmed'),
         touched=_touched(changes, states),
+        outside=outside,
         enhancing=None if lit is None else frozenset(names[label] for label in lit & set(names)),
         kin=_kin(here),
         cord=None if cord is None else tuple(cord),
@@ -211,13 +211,7 @@ def assess_dissemination(visits: Sequence[VisitFindings]) -> Dissemination:
 
 
 def not_assessed(reason: str) -> Dissemination:
-    """Return the items of a participant of whom nothing can be told: none is measured.
-
-    Examples
-    --------
-    >>> not_assessed('no zones').table['state'].unique().tolist()
-    ['not measured']
-    """
+    """Return the items of a participant of whom nothing can be told: none is measured."""
     items = assess_dissemination([VisitFindings(name='', places={})]).table
     return Dissemination(HEADING, items.assign(state=NOT_MEASURED, lesions='', note=reason))
 
@@ -357,9 +351,11 @@ def _new_lesions(visit: VisitFindings) -> _Item:
     """Return the item of new T2 lesions at a follow-up."""
     if visit.new is None:
         return _Item(NOT_MEASURED, (), f'{visit.name}: no network for new lesions looked')
-    state = MET if visit.new else NOT_MEASURED if visit.touched else NOT_MET
+    state = MET if visit.new else NOT_MEASURED if visit.touched or visit.outside else NOT_MET
     notes = [f'unconfirmed {_join(sorted(visit.unconfirmed))}'] if visit.unconfirmed else []
-    if state == NOT_MEASURED:
+    if state == NOT_MEASURED and visit.outside:
+        notes.append(f'places with new tissue outside all lesions: {visit.outside}')
+    if state == NOT_MEASURED and visit.touched:
         notes.append(f'new tissue touches lesion {_join(sorted(visit.touched))}: growth or new')
     note = f'{visit.name}: {", ".join(notes)}' if notes else ''
     return _Item(state, tuple(sorted(visit.new)), note)
@@ -392,8 +388,8 @@ def _simultaneous(visit: VisitFindings) -> _Item:
     others = len(set(visit.places) - visit.enhancing)
     if not visit.enhancing or not others:
         return _Item(NOT_MET, (), '')
-    lesions = tuple(sorted(visit.enhancing))
-    return _Item(MET, lesions, f'{visit.name}: beside {others} without enhancement')
+    note = f'{visit.name}: beside {others} without enhancement'
+    return _Item(MET, tuple(sorted(visit.enhancing)), note)
 
 
 def _join(entries: Iterable[object]) -> str:

@@ -150,6 +150,41 @@ def measure_outside(
     return tuple((outside * voxel_mm3).tolist())
 
 
+def count_parts(
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    shown: np.ndarray | None,
+    least_voxels: float,
+) -> int:
+    """Count instances of so many voxels or more, as a mask shows them.
+
+    One that is shown altogether counts once; one that the mask cuts, as often as it is in parts.
+
+    Parameters
+    ----------
+    labels : (I, J, K) ndarray of int
+    chosen : (N,) ndarray of int
+        Labels of the instances that are counted.
+    shown : (I, J, K) ndarray of bool, or None
+        None shows all.
+    least_voxels : float
+
+    Examples
+    --------
+    >>> rod = np.ones((1, 1, 9), int)
+    >>> count_parts(rod, np.array([1]), np.arange(9)[None, None] != 4, 3)
+    2
+    """
+    count = 0
+    for label in chosen:
+        whole = labels == label
+        parts = np.array([whole.sum()])
+        if shown is not None and not shown[whole].all():
+            parts = np.bincount(ndimage.label(whole & shown, FACES)[0].ravel())[1:]
+        count += int((parts >= least_voxels).sum())
+    return count
+
+
 def position_columns(centre_mm: np.ndarray, to_mni: np.ndarray) -> dict[str, float]:
     """Return the six position columns of a region.
 

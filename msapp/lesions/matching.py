@@ -83,6 +83,8 @@ class LinkedVisits(NamedTuple):
         Lesions of which the other visit does not show `SUPPORT`.
     visible : tuple of (N,) and (M,) ndarray of int
         Voxels of each lesion that the other visit shows.
+    shown : tuple of two ndarray of bool, or None
+        Brain that the earlier and the later visit show, cropped as the lesions are; None for all.
     marked, gone : ndarray of bool, or None
         What a detector marked as new, and as gone, cropped as the lesions are.
     marked_voxels, fresh_voxels : (M,) ndarray of int, or None
@@ -98,6 +100,7 @@ class LinkedVisits(NamedTuple):
     swallowed: np.ndarray
     unseen: tuple[np.ndarray, np.ndarray]
     visible: tuple[np.ndarray, np.ndarray]
+    shown: tuple[np.ndarray, ...] | None
     marked: np.ndarray | None
     gone: np.ndarray | None
     marked_voxels: np.ndarray | None
@@ -204,6 +207,7 @@ def link_visits(
         for lesions, other in ((before, 1), (after, 0))
     )
     visible = visible_before, visible_after
+    shown = seen and tuple(np.pad(mask[box].astype(bool), REACH_VOXELS) for mask in seen)
     unseen = (
         visible_before <= SUPPORT * before.voxels,
         visible_after <= SUPPORT * after.voxels,
@@ -217,6 +221,7 @@ def link_visits(
         swallowed,
         unseen,
         visible,
+        shown,
         marked,
         left,
         marked_voxels,

@@ -619,6 +619,23 @@ def test_a_lesion_does_not_change_where_the_other_visit_does_not_show_it(edge):
     assert kinds(lesion, lesion * part, seen=(whole, whole)) == ['shrunken']
 
 
+@pytest.mark.parametrize(('gap', 'kind'), [((10, 13), 'stable'), ((30, 33), 'split')])
+def test_a_lesion_in_parts_because_the_other_brain_leaves_out_its_middle_has_not_split(gap, kind):
+    # One rod, of which the other visit shows two parts: where its brain has a gap, or has none.
+    whole, lesion, parts = EMPTY == 0, rods((4, 20)), rods((4, 10), (13, 20))
+    along = np.indices(SHAPE)[0]
+    gapped = whole & ((along < gap[0]) | (along >= gap[1]))
+    for new in (None, EMPTY > 0):
+        split = single(lesion, parts, seen=(whole, gapped), new=new)
+        merged = single(parts, lesion, seen=(gapped, whole), new=new)
+        assert split.kind == kind
+        assert merged.kind == {'split': 'merged'}.get(kind, kind)
+        assert split.identifiers_after == (1, 2)
+    # Not where the parts have grown apart in what both show.
+    apart = rods((4, 8), (15, 20))
+    assert kinds(lesion, apart, seen=(whole, gapped)) == ['split' if gap[0] == 30 else 'shrunken']
+
+
 @pytest.mark.parametrize(('stop', 'supported'), [(10, True), (9, False)])
 def test_support_is_asked_of_the_part_that_the_other_visit_shows(stop, supported):
     # Of 16 mm of the rod 10 are shown, and 6 or 5 of these are marked; beyond, no network marks.

@@ -143,6 +143,7 @@ def test_places_and_new_lesions_meet_the_items(tracked, tmp_path):
         tmp_path,
         tracks=found.tracks,
         changes=found.rows,
+        measures=found.measures,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=lesions,
         judged=[1, 2],
@@ -159,6 +160,7 @@ def test_what_is_new_by_two_masks_alone_meets_no_item(tracked, tmp_path):
         tmp_path,
         tracks=found.tracks,
         changes=found.rows,
+        measures=found.measures,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=[[old], [old, new], [lesion(1, 'infratentorial')]],
         judged=[2],
@@ -186,6 +188,7 @@ def test_an_old_lesion_that_new_tissue_touches_leaves_new_ones_open(tmp_path):
         tmp_path,
         tracks=found.tracks,
         changes=found.rows,
+        measures=found.measures,
         visits=['ses-1', 'ses-2'],
         lesions=[[lesion(1, 'periventricular')]] * 2,
         judged=[1],
@@ -195,6 +198,30 @@ def test_an_old_lesion_that_new_tissue_touches_leaves_new_ones_open(tmp_path):
     assert item['note'] == 'ses-2: new tissue touches lesion 1: growth or new'
 
 
+def test_what_a_detector_marks_outside_all_lesions_leaves_new_ones_open(tmp_path):
+    found = run(
+        TrackLesions,
+        tmp_path,
+        labels=[label_image(tmp_path / f'{number}.nii.gz', OLD) for number in range(2)],
+        years=[0.0],
+        sessions=['ses-1', 'ses-2'],
+        brains=[label_image(tmp_path / 'brain.nii.gz', WHOLE)] * 2,
+        gone=[label_image(tmp_path / 'gone.nii.gz')],
+        new=[label_image(tmp_path / 'new.nii.gz', (15, *OLD[1:]))],
+        new_pairs=[0],
+    )
+    states = items(
+        tmp_path,
+        tracks=found.tracks,
+        changes=found.rows,
+        measures=found.measures,
+        visits=['ses-1', 'ses-2'],
+        lesions=[[lesion(1, 'periventricular')]] * 2,
+        judged=[1],
+    )
+    assert states['new_t2_lesion'][0] == 'not measured'
+
+
 def test_with_an_obstacle_nothing_is_measured_and_the_reason_is_told(tracked, tmp_path):
     _, found = tracked
     rows = run(
@@ -202,6 +229,7 @@ def test_with_an_obstacle_nothing_is_measured_and_the_reason_is_told(tracked, tm
         tmp_path,
         tracks=found.tracks,
         changes=found.rows,
+        measures=found.measures,
         visits=['ses-1', 'ses-2', 'ses-3'],
         lesions=[[{'lesion': 1}]] * 3,
         judged=[1, 2],
@@ -218,6 +246,7 @@ def test_one_visit_can_be_disseminated_in_space_but_not_compared(tmp_path):
         tmp_path,
         tracks=[{**first, 'identifier': number, 'label': number} for number in (1, 2)],
         changes=[],
+        measures=[],
         visits=['the visit'],
         lesions=[[lesion(1, 'periventricular'), lesion(2, 'juxtacortical')]],
         judged=[],

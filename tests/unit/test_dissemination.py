@@ -196,8 +196,14 @@ class TestTime:
         note = 'ses-2: unconfirmed 7, new tissue touches lesion 1, 2: growth or new'
         assert found['new_t2_lesion']['note'] == note
 
+    def test_places_outside_all_lesions_leave_it_open(self):
+        found = assess(visit(DEEP), visit(DEEP, number=2, new=(), outside=2))
+        assert found['new_t2_lesion']['state'] == NOT_MEASURED
+        note = 'ses-2: places with new tissue outside all lesions: 2'
+        assert found['new_t2_lesion']['note'] == note
+
     def test_a_new_lesion_meets_it_whatever_touches_old_ones(self):
-        second = visit({**DEEP, 3: 'deep'}, number=2, new={3}, touched={1})
+        second = visit({**DEEP, 3: 'deep'}, number=2, new={3}, touched={1}, outside=1)
         found = assess(visit(DEEP), second)['new_t2_lesion']
         assert (found['state'], found['lesions'], found['note']) == (MET, '3', '')
 
