@@ -195,6 +195,8 @@ def compare_lesions(given: argparse.Namespace) -> None:
         scaled = scale(images, brain, inside)
         mm = geometry.spacing_mm(images['FLAIR'])
         for title, channels in INPUTS.items():
+            if not {item.name for item in spec.channels}.issuperset(channels):
+                continue
             chosen = {key: scaled[key] for key in channels}
             with measured(given.device) as cost:
                 probability = predict_lesions(
@@ -278,7 +280,7 @@ def print_calibration(kept: dict[tuple[str, str], tuple[np.ndarray, np.ndarray, 
     print('Temperature as shipped, and as fitted on the other patient.')
     print(pd.DataFrame(rows).round(4).to_string(index=False))
     both = pd.concat(curves)
-    print(both[both['input'] == 'both'].round(3).to_string(index=False))
+    print(both[both['input'] == next(iter(both['input']))].round(3).to_string(index=False))
 
 
 def compare_uncertainty(given: argparse.Namespace) -> None:

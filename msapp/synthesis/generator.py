@@ -69,7 +69,7 @@ class GeneratorSettings:
     as_seen : bool
         Whether lesions are such that FLAIR shows them: small ones are painted stronger, only those
         that show in its slices count, and none lies in tissue of which less than half may be
-        lesion.
+        lesion. A FLAIR that is not among the channels is drawn to tell.
     """
 
     shape: tuple[int, int, int]
@@ -164,6 +164,9 @@ class HeadGenerator:
             scene = replace(scene, strength=strength)
         shown = self._shown(zones, rng)
         images = []
+        if settings.as_seen and appearance.FLAIR not in settings.channels:
+            _, added = self._image(appearance.FLAIR, scene, shown, rng)
+            lesions = lesions * drop_unseen(lesions > HALF, added)
         for name, there in zip(settings.channels, present, strict=True):
             if not there:
                 images.append(torch.zeros_like(lesions))

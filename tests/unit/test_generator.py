@@ -293,7 +293,8 @@ def test_small_lesions_are_painted_stronger_and_large_ones_are_not():
     assert strengthen_small(lesions, 2.0)[2, 2, 2] == pytest.approx((200 / 32) ** 0.25)
 
 
-def test_only_lesions_that_flair_shows_count(head):
+@pytest.mark.parametrize('channels', [('FLAIR', 'T1w'), ('T1w',)])
+def test_only_lesions_that_flair_shows_count(head, channels):
     mask = np.zeros(SHAPE, bool)
     mask[100:106, 122:130, 68:76] = True
     mask[84, 126, 72] = True  # one voxel, lost in thick slices
@@ -302,10 +303,11 @@ def test_only_lesions_that_flair_shows_count(head):
     counts = []
     for as_seen in (False, True):
         drawn = [
-            draw(head, small, seed, acquisition=thick, as_seen=as_seen).lesions > 0.5
+            draw(head, small, seed, channels=channels, acquisition=thick, as_seen=as_seen)
             for seed in range(8)
         ]
-        counts.append([ndimage.label(item.numpy())[1] for item in drawn])
+        assert {len(item.images) for item in drawn} == {len(channels)}
+        counts.append([ndimage.label(item.lesions.numpy() > 0.5)[1] for item in drawn])
     assert min(counts[0]) >= 1
     assert max(counts[0]) == 2
     assert sum(counts[1]) < sum(counts[0])
